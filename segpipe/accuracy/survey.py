@@ -15,7 +15,8 @@ from segpipe.accuracy.points import Labelled, SampleDesign
 from segpipe.accuracy.population import Population, positions
 from segpipe.errors import InputError
 from segpipe.formats.registry import OpenMask
-from segpipe.geometry.raster_grid import RasterGrid
+from segpipe.geometry.lookup import PixelsOf
+from segpipe.geometry.raster_grid import RasterGrid, ground_of
 from segpipe.geometry.windows import Window
 from segpipe.messages.names import Names
 from segpipe.messages.printable import first_few, printable
@@ -182,7 +183,8 @@ def _on_grid(grid: RasterGrid, points: Any) -> Iterator[tuple[int, tuple[int, in
     if not empty.all() and not (there[~empty].geom_type == "Point").all():
         raise InputError("samples must be points, and some of the geometries are others: give points, such as centroids")
     x, y = (np.asarray(there.get_coordinates()[axis].reindex(range(len(points)))) for axis in "xy")
-    cols, rows = ~grid.transform * (x, y)
+    place = PixelsOf(ground_of(grid), grid.shape, None, turns=True)(np.column_stack([x, y]))
+    cols, rows = place[:, 0], grid.shape[0] - place[:, 1]
     with np.errstate(invalid="ignore"):
         inside = (rows >= 0) & (rows < grid.shape[0]) & (cols >= 0) & (cols < grid.shape[1])
     for k in np.flatnonzero(inside):

@@ -111,3 +111,19 @@ def test_what_any_mask_of_a_reference_leaves_out_has_no_label(tmp_path, dtype, m
     assert moved == (step < 10)
     np.testing.assert_array_equal(valid, np.kron(wanted, times).astype(bool))
     np.testing.assert_array_equal(labels[valid], np.kron(values, times)[valid])
+
+
+@pytest.mark.parametrize("west", [0, -180, -360, 170])
+@pytest.mark.parametrize("nodata", [None, 9])
+def test_longitudes_may_be_counted_from_another_meridian(raster, west, nodata):
+    """A reference of the whole globe from -180 to 180, on grids that begin elsewhere: each column by its meridian."""
+    values = np.arange(36, dtype=np.uint8).reshape(1, 1, 36).repeat(18, axis=1)
+    world = {"crs": "EPSG:4326", "transform": from_origin(-180, 90, 10, 10), "nodata": nodata}
+    path = raster("r.tif", values, **world)
+    columns = 36 if west != 170 else 4
+    grid = RasterGrid((18, columns), CRS.from_epsg(4326), from_origin(west, 90, 10, 10))
+    labels, valid, _ = read(path, grid)
+    wanted = (np.arange(columns) + (west + 180) // 10) % 36
+    seen = np.ones(labels.shape, bool) if valid is None else valid
+    np.testing.assert_array_equal(seen, np.broadcast_to(wanted != nodata, labels.shape))
+    np.testing.assert_array_equal(labels[seen], np.broadcast_to(wanted, labels.shape)[seen])

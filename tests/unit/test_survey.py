@@ -39,3 +39,14 @@ def test_points_that_were_deleted_are_counted():
     assert design_of_survey(survey_of(part, design, None, simple=False)).warnings == (
         "2 of 10 points of the design are not in the file: if these are hard ones, estimates are biased",
     )
+
+
+@pytest.mark.parametrize("west", [0, -180, 170])
+@pytest.mark.parametrize("convention", [lambda x: (x + 180) % 360 - 180, lambda x: x % 360], ids=["-180 to 180", "0 to 360"])
+def test_points_are_found_whatever_meridian_longitudes_are_counted_from(west, convention):
+    """Half of the points would be off a map of the whole globe, and those left would say nothing of the other half."""
+    grid = RasterGrid((18, 36 if west != 170 else 4), CRS.from_epsg(4326), from_origin(west, 90, 10, 10))
+    places = [(row, col) for row in (0, 7, 17) for col in range(grid.shape[1])]
+    x, y = zip(*(grid.transform * (col + 0.3, row + 0.6) for row, col in places), strict=True)
+    points = geopandas.points_from_xy(list(map(convention, x)), y, crs=4326)
+    assert dict(_on_grid(grid, geopandas.GeoSeries(points))) == dict(enumerate(places))

@@ -4,13 +4,14 @@ A label is valid if no mask of the file says otherwise, as in ``validity.py``: a
 alpha band of any type. GDAL takes an alpha band of 8 or 16 bits alone for a mask, and either that or nodata values.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.io import DatasetReader
@@ -22,7 +23,8 @@ from segpipe.formats.raster.gdal import gdal_errors, gdal_options, open_raster
 from segpipe.formats.raster.readback import same_crs, same_transform
 from segpipe.formats.raster.validity import Interval, nodata_interval
 from segpipe.geometry.grid import Grid
-from segpipe.geometry.raster_grid import RasterGrid, read_grid
+from segpipe.geometry.lookup import turn_of
+from segpipe.geometry.raster_grid import NoGroundError, RasterGrid, ground_of, read_grid
 from segpipe.geometry.windows import Window
 
 TOLERANCE = 0.01
@@ -41,9 +43,18 @@ class AlignedRaster:
     """Whether the last band of the file is an alpha band."""
     _nodata: Interval | None = None
     """Values that are nodata beside an alpha band, by which GDAL resamples."""
+    _rest: "AlignedRaster | None" = None
+    """The same raster a full turn of longitude away, for pixels that lie there."""
 
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Labels of a window, and where they are valid; None: everywhere."""
+        labels, valid = self._read(window)
+        if self._rest is None or valid is None or valid.all():
+            return labels, valid
+        more, there = self._rest.read(window)
+        return np.where(valid, labels, more), valid | (True if there is None else there)
+
+    def _read(self, window: Window) -> tuple[NDArray[Any], NDArray[Any] | None]:
         (top, left), (bottom, right) = window.start, window.stop
         place = RasterWindow(left, top, right - left, bottom - top)
         with gdal_errors(SourceError, f"{self._path} cannot be read"):
@@ -86,8 +97,13 @@ def open_aligned(path: Path, grid: Grid) -> Iterator[AlignedRaster]:
                     f"{path} must have the size of the mask, {sizes[0]}, or both must have a CRS and a geotransform; "
                     f"it has {sizes[1]} and {own}, the mask has {grid}"
                 )
-            with gdal_errors(SourceError, f"{path} cannot be read on the grid of the mask"), _warped(dataset, grid) as moved:
-                yield AlignedRaster(path, moved, moved=True, _nodata=_beside_alpha(dataset))
+            with gdal_errors(SourceError, f"{path} cannot be read on the grid of the mask"), ExitStack() as stack:
+                nodata, found = _beside_alpha(dataset), None
+                for shift in _shifts(own, grid):
+                    moved = stack.enter_context(_warped(dataset, _shifted(grid, shift)))
+                    found = AlignedRaster(path, moved, moved=True, _nodata=nodata, _rest=found)
+                assert found is not None  # there is one shift at least
+                yield found
 
 
 def _check_bands(path: Path, dataset: DatasetReader) -> None:
@@ -114,6 +130,28 @@ def _is_same(own: RasterGrid, grid: RasterGrid) -> bool:
     if own.transform is None or grid.transform is None:
         return True
     return same_transform(own.transform, grid.transform, grid.shape) and (own.crs is None or same_crs(own.crs, grid.crs))
+
+
+def _shifts(own: RasterGrid, grid: RasterGrid) -> Sequence[float]:
+    """How far a grid moves along x to lie on a raster: longitudes of one may be from -180, of the other from 0 degrees."""
+    try:
+        turn = turn_of(ground_of(grid).reference) if same_crs(own.crs, grid.crs) else 0.0
+    except NoGroundError:
+        turn = 0.0
+    (low, high), (west, east) = _span(own), _span(grid)
+    return [shift for shift in (0.0, -turn, turn) if turn and low < east + shift and west + shift < high] or [0.0]
+
+
+def _span(grid: RasterGrid) -> tuple[float, float]:
+    """Least and largest x of the corners of a grid."""
+    assert grid.transform is not None
+    x = [(grid.transform * (col, row))[0] for row in (0, grid.shape[0]) for col in (0, grid.shape[1])]
+    return min(x), max(x)
+
+
+def _shifted(grid: RasterGrid, x: float) -> RasterGrid:
+    assert grid.transform is not None
+    return replace(grid, transform=Affine.translation(x, 0) * grid.transform) if x else grid
 
 
 def _warped(dataset: DatasetReader, grid: RasterGrid) -> WarpedVRT:

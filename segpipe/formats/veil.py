@@ -4,10 +4,11 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from traceback import format_tb
+from typing import Any
 
 from segpipe.errors import InputError, SegpipeError
 from segpipe.formats.case import Case, without_path
@@ -95,8 +96,36 @@ def _parts(folder: str, inputs: Sequence[str]) -> list[str]:
     return folder[max(map(len, below), default=0) :].strip("/").split("/")
 
 
-LOGGERS = ("segpipe", "rasterio._env", "rasterio._err", "rasterio._io", "pydicom", "nibabel.global")
-"""Loggers whose messages may have paths; the handlers may be those of a program that calls ``segpipe.run``."""
+LIBRARIES = (
+    *(
+        "segpipe",
+        "rasterio",
+        "pydicom",
+        "highdicom",
+        "nibabel",
+        "nrrd",
+        "PIL",
+        "tifffile",
+        "imagecodecs",
+        "pyogrio",
+        "pyproj",
+    ),
+    *("boto3", "botocore", "s3transfer", "urllib3", "distributed", "dask", "tornado", "asyncio", "onnxruntime", "openvino"),
+)
+"""Packages whose log records may name inputs, at some level; a program that calls ``segpipe.run`` may show them all."""
+
+
+class _HidingFactory:
+    """Makes log records; those of ``LIBRARIES`` without names of inputs, whatever loggers and handlers do with them."""
+
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self._make = make
+
+    def __call__(self, *values: Any, **named: Any) -> logging.LogRecord:
+        record = self._make(*values, **named)
+        if is_veiled() and str(record.name).partition(".")[0] in LIBRARIES:
+            _hide(record)
+        return record
 
 
 @contextmanager
@@ -112,24 +141,18 @@ def hidden_inputs(settings: Settings, cases: Sequence[Case] = ()) -> Iterator[No
         yield
         return
     veil.names |= HiddenNames.of(names_of(cases, settings.input))
-    hide = partial(_hide)  # of this run alone: filters are known by identity
-    loggers = [logging.getLogger(name) for name in LOGGERS]
+    if not isinstance(logging.getLogRecordFactory(), _HidingFactory):
+        logging.setLogRecordFactory(_HidingFactory(logging.getLogRecordFactory()))
     with veiled(veil):
-        for logger in loggers:
-            logger.addFilter(hide)
         try:
             yield
         except SegpipeError as error:
             error.args = (without_names(str(error)),)
             raise
-        finally:
-            for logger in loggers:
-                logger.removeFilter(hide)
 
 
-def _hide(record: logging.LogRecord) -> bool:
+def _hide(record: logging.LogRecord) -> None:
     """Hide names in a record of a log, and what a library says about an error."""
     record.msg, record.args = without_names(record.getMessage()), ()
     if record.exc_info and record.exc_info[2] is not None:
         record.exc_text = without_names("".join(format_tb(record.exc_info[2]))).rstrip()
-    return True

@@ -71,7 +71,7 @@ def _variables() -> Iterator[None]:
 
 @contextmanager
 def _loggers() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in LOGGERS]
+    loggers, factory = [logging.getLogger(name) for name in LOGGERS], logging.getLogRecordFactory()
     before = [(logger, logger.level, logger.filters[:]) for logger in loggers]
     try:
         yield
@@ -79,6 +79,7 @@ def _loggers() -> Iterator[None]:
         for logger, level, filters in before:
             logger.setLevel(level)
             logger.filters[:] = filters
+        logging.setLogRecordFactory(factory)
 
 
 @contextmanager

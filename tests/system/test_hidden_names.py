@@ -6,6 +6,7 @@ Folders, files and tags are named after a patient in several ways. All bytes of 
 import errno
 import gzip
 import json
+import logging
 import os
 import re
 import signal
@@ -251,8 +252,14 @@ def test_logs_of_the_python_interface(
 
     monkeypatch.setattr(dicom_pixels.Reader, "read", fails_once)
     monkeypatch.chdir(folder)
-    with caplog.at_level("INFO"):
+    factory = logging.getLogRecordFactory()
+    with caplog.at_level("DEBUG"):
         result = segpipe.run("scans", "model.onnx", "out", case_name="number", executor="serial", device="cpu", seg="none")
+        segpipe.run(
+            "scans/*/Zornberg.tif", networks.pixelwise(folder / "p.onnx", 1), "out2", case_name="number", executor="serial"
+        )
+    assert logging.getLogRecordFactory() is factory
+    assert "rasterio._base" in caplog.text
     assert "tried again in" in caplog.text
     assert sorted(result.done) == ["0001", "0002", "0006"]
     assert leaks(folder, caplog.text, *result.failed.values(), *result.problems) == []

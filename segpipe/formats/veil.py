@@ -96,22 +96,9 @@ def _parts(folder: str, inputs: Sequence[str]) -> list[str]:
     return folder[max(map(len, below), default=0) :].strip("/").split("/")
 
 
-LIBRARIES = (
-    *(
-        "segpipe",
-        "rasterio",
-        "pydicom",
-        "highdicom",
-        "nibabel",
-        "nrrd",
-        "PIL",
-        "tifffile",
-        "imagecodecs",
-        "pyogrio",
-        "pyproj",
-    ),
-    *("boto3", "botocore", "s3transfer", "urllib3", "distributed", "dask", "tornado", "asyncio", "onnxruntime", "openvino"),
-)
+READERS = ("rasterio", "pydicom", "highdicom", "nibabel", "nrrd", "PIL", "tifffile", "imagecodecs", "pyogrio", "pyproj")
+CARRIERS = ("boto3", "botocore", "s3transfer", "urllib3", "distributed", "dask", "tornado", "asyncio")
+LIBRARIES = frozenset(("segpipe", *READERS, *CARRIERS, "onnxruntime", "openvino"))
 """Packages whose log records may name inputs, at some level; a program that calls ``segpipe.run`` may show them all."""
 
 

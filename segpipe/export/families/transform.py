@@ -69,7 +69,7 @@ def read_transform(folder: Path, channels: int) -> tuple[dict[str, Any], tuple[s
     try:
         steps = list(_steps(read_json(path)["transform"]))
     except DocumentError as error:
-        raise ExportError(f"{path} {error}: {MEND}") from None
+        raise ExportError(f"{path} must be a transform of albumentations, and {error}: {MEND}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(
             f"{path} must be a transform of albumentations ({type(error).__name__}: {error}): {MEND}"

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +41,12 @@ class _Fork(Forked):
 def _serve() -> None:
     """Start the process that is forked; it has what a worker must find when its libraries are loaded, and this module, by
     whose name a fork finds its class: pytest, which it loads, takes a third of a second."""
-    environment = {**spawning.WORKER_ENVIRONMENT, "DASK_LOGGING__DISTRIBUTED": "critical"}
+    paths = filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])  # Python 3.11 passes on none
+    environment = {
+        **spawning.WORKER_ENVIRONMENT,
+        "DASK_LOGGING__DISTRIBUTED": "critical",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
     forkserver.set_forkserver_preload([*WORKERS, *FORMATS, __name__])
     with spawning.unchanged_environment(environment):
         os.environ.update(environment)

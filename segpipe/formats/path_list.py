@@ -36,7 +36,8 @@ def entries(file: Path) -> Iterator[tuple[int, str]]:
     if file.suffix.lower() != ".csv":
         yield from lines
         return
-    rows = [(n, _cells(file, n, line)) for n, line in lines]
+    separator = _separator(lines[0][1] if lines else "")
+    rows = [(n, _cells(file, n, line, separator)) for n, line in lines]
     header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
     column = next((header.index(name) for name in LIST_COLUMNS if name in header), None)
     for n, row in rows if column is None else rows[1:]:
@@ -45,9 +46,17 @@ def entries(file: Path) -> Iterator[tuple[int, str]]:
         yield n, row[column or 0].strip()
 
 
-def _cells(file: Path, line: int, text: str) -> list[str]:
+def _separator(header: str) -> str:
+    """The separator of a header with a known column: spreadsheets write semicolons where the decimal mark is a comma."""
+    for separator in ",;\t":
+        if {cell.strip(' "').lower() for cell in header.split(separator)} & set(LIST_COLUMNS):
+            return separator
+    return ","
+
+
+def _cells(file: Path, line: int, text: str, separator: str) -> list[str]:
     try:
-        return next(csv.reader([text]))
+        return next(csv.reader([text], delimiter=separator))
     except csv.Error as error:
         raise InputError(f"{file} line {line}: every row must be CSV: {error}") from None
 

@@ -24,6 +24,8 @@ def written(tmp_path):
         ("l.lst", "\ufeffa.tif", [(1, "a.tif")]),
         ("l.csv", "a.tif,1\nb.tif,2\n", [(1, "a.tif"), (2, "b.tif")]),
         ("l.csv", 'date, Path \n2024,"a, b.tif"\n', [(2, "a, b.tif")]),
+        ("l.csv", 'Datum;"path";x\n2,5;"a, b;c.tif";1\n', [(2, "a, b;c.tif")]),
+        ("l.csv", "x\tfile\n1,2\ta.tif\n", [(2, "a.tif")]),
         ("l.csv", "image,path\nx.png,a.tif\n", [(2, "a.tif")]),
         ("l.txt", "", []),
     ],

@@ -205,8 +205,7 @@ def test_a_model_that_is_replaced_when_nobody_loads_it_is_the_next_runs(own, roo
 @pytest.mark.parametrize(("executor", "at_work"), [(ONE_PROCESS, 1), (DASK, 2)], ids=["process", "dask"])
 def test_a_worker_that_hangs_is_replaced(executor, at_work, root, tmp_path):
     out, log = tmp_path / "out", tmp_path / "first.log"
-    command = arguments("plain", out, f"{executor} --parts 2 --job-timeout 10")
-    process = Fork(root, command[len(SEGPIPE) :], log, forked=1)
+    process = begin(root, arguments("plain", out, f"{executor} --parts 2 --job-timeout 10"), log)
     wait_until(lambda: len(list(out.glob(".drafts/.parts/*/.*.boxes.partial"))) >= at_work, process)
     os.kill(workers(process.pid)[-1], signal.SIGSTOP)
     assert wait(process, nothing) == 0, log.read_text()

@@ -281,8 +281,8 @@ def test_a_fork_opens_the_network_anew(tmp_path):
 
 def test_a_fork_cannot_use_a_gpu(tmp_path, monkeypatch):
     model = segpipe.load(pixelwise(tmp_path / "m.onnx", 3), device="cpu")
-    monkeypatch.setattr(model._opened, "spec", replace(model.spec, device="cuda"))
-    monkeypatch.setattr(model._opened, "_process", 1)
+    monkeypatch.setattr(model._network, "spec", replace(model.spec, device="cuda"))
+    monkeypatch.setattr(model._network, "_process", 1)
     with pytest.raises(
         DeviceError, match=r"a process that is forked cannot use cuda .*: start processes by .* \"spawn\", or"
     ):

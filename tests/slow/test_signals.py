@@ -140,7 +140,7 @@ BEFORE = [
 """Nothing is begun."""
 
 WITHIN = [
-    "jobs.launch:_opened",
+    "jobs.launch:_initial_summary",
     "storage.lock:_take",
     "results.parts:write_cut",
     "jobs.executors:serial",

@@ -34,7 +34,7 @@ FETCH = 10.0
 ROLL_CALL = 10.0
 """Seconds between two checks for connected workers."""
 
-NOBODY = 300.0
+LONGEST_WITHOUT_WORKERS = 300.0
 """Seconds without any worker after which the run fails: a restarted one is back within a minute."""
 
 
@@ -180,7 +180,7 @@ class _Board:
             if self._client.nthreads():
                 self._attended = now
         cluster = self._run.settings.cluster
-        patience = NOBODY if cluster is None else max(NOBODY, read_cluster(cluster).wait)
+        patience = LONGEST_WITHOUT_WORKERS if cluster is None else max(LONGEST_WITHOUT_WORKERS, read_cluster(cluster).wait)
         if now - self._attended > patience:
             raise WorkerError(
                 f"no worker has been connected for {patience:g} s, and their jobs are lost: run the same command again"

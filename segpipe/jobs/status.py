@@ -81,7 +81,9 @@ def read_status(place: str, inputs: Sequence[str] = ()) -> Status:
         os.chdir(before if HIDDEN.match(last.folder) else last.folder)  # its paths are relative to where it was started
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise OutputError(f"the run in {output} was started in {last.folder!r}, which is gone: {why}") from None
+        raise OutputError(
+            f"the run in {output} was started in {last.folder!r}, which is gone ({why}): run the same command again where its files are now"
+        ) from None
     try:
         settings = _settings(output, last)
         with hidden_inputs(settings):

@@ -256,11 +256,11 @@ class HostNetwork:
         arena: bool = True,
         shared: bool = False,
         trial: NDArray[Any] | None = None,
-        begun: Callable[[Session], None] = lambda _: None,
+        on_open: Callable[[Session], None] = lambda _: None,
     ) -> None:
         self.spec = spec
         self._session = open_on_host(spec, arena=arena, shared=shared)
-        begun(self._session)
+        on_open(self._session)
         if trial is not None:
             self.opened = resident()
             forget_most_resident()

@@ -87,10 +87,10 @@ def _in_time(trial: Callable[[ModelSpec, OnOpen], ModelSpec], spec: ModelSpec) -
         ) from None
 
 
-def _try_host(spec: ModelSpec, begun: OnOpen) -> ModelSpec:
+def _try_host(spec: ModelSpec, on_open: OnOpen) -> ModelSpec:
     tiles = batch_tiles(spec)
     before = resident()
-    model = HostNetwork(_hurried(spec), arena=False, trial=tiles, begun=begun)
+    model = HostNetwork(_hurried(spec), arena=False, trial=tiles, on_open=on_open)
     assert model.trial is not None
     opened = max(before, model.opened)
     # when memory is short, the system evicts pages of libraries meanwhile, and the measured memory is too low
@@ -120,10 +120,10 @@ def _blame(spec: ModelSpec, model: HostNetwork, tiles: NDArray[Any]) -> None:
     agreement_of(spec, model(tiles)[:1], Reference(spec).scores(tiles[:1]))
 
 
-def _try_device(spec: ModelSpec, begun: OnOpen) -> ModelSpec:
+def _try_device(spec: ModelSpec, on_open: OnOpen) -> ModelSpec:
     from segpipe.pipeline.gpu_check import try_device
 
-    del begun  # the trial has no time limit
+    del on_open  # the trial has no time limit
     before = resident()
     forget_most_resident()
     spec = try_device(spec)

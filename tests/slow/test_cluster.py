@@ -275,7 +275,7 @@ def test_a_task_that_ended_while_another_worker_was_restarted_has_not_hung():
 
 def test_a_run_whose_workers_are_all_gone_ends(cluster, raster, tmp_path, monkeypatch):
     """One that no nanny brings back."""
-    monkeypatch.setattr(dask_executor, "NOBODY", 3.0)
+    monkeypatch.setattr(dask_executor, "LONGEST_WITHOUT_WORKERS", 3.0)
     monkeypatch.setattr(dask_executor, "ROLL_CALL", 0.5)
     rng = np.random.default_rng(9)
     scene = raster("in/long.tif", rng.integers(1, 255, (3, 1500, 1500), dtype=np.uint8))

@@ -82,7 +82,8 @@ def read_status(place: str, inputs: Sequence[str] = ()) -> Status:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise OutputError(
-            f"the run in {output} was started in {last.folder!r}, which is gone ({why}): run the same command again where its files are now"
+            f"the run in {output} was started in {last.folder!r}, which is gone ({why}): run the same command again "
+            "where its files are now"
         ) from None
     try:
         settings = _settings(output, last)

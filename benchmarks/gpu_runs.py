@@ -175,7 +175,7 @@ def bare_seconds(spec: Any, seconds: float) -> float:
 
     model: Any = load(spec)
     with model.arrays.here():
-        image = torch.randn(spec.batch_shape, device=model.lane.device)
+        image = torch.randn(spec.batch_shape, device=model.streams.device)
         (network,) = model.networks
         given = network.given(image)
         rates: list[float] = []
@@ -184,7 +184,7 @@ def bare_seconds(spec: Any, seconds: float) -> float:
             while time.perf_counter() - began < seconds:
                 for _ in range(4):  # few enough that the host does not run far ahead
                     network.run(given)
-                model.lane.wait()
+                model.streams.wait()
                 count += 4
             rates.append((time.perf_counter() - began) / count / spec.batch)
     return min(rates)

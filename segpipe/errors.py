@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from segpipe.messages.redact import without_secrets
-from segpipe.messages.veil import is_veiled, without_quotes
+from segpipe.messages.redaction import is_redacting, without_quotes
+from segpipe.messages.url_secrets import without_secrets
 
 EXHAUSTED = (
     "out of memory",
@@ -169,7 +169,7 @@ def foreseen(error: Exception, path: str) -> SegpipeError:
     if isinstance(error, SegpipeError):
         return error
     logging.getLogger("segpipe").info("unforeseen error in %s", path, exc_info=error)
-    said = without_quotes(one_line(error)) if is_veiled() else one_line(error)
+    said = without_quotes(one_line(error)) if is_redacting() else one_line(error)
     words = f"{type(error).__name__}: {said}"
     unforeseen = UnforeseenError(f"{path} failed in a way that segpipe does not know: {words}")
     unforeseen.__cause__ = error

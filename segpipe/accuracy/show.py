@@ -11,7 +11,7 @@ from typing import Any, Literal
 from segpipe.accuracy.estimate import OVERALL, Estimate, Estimates
 from segpipe.messages.console import cells, console, echo
 from segpipe.messages.printable import one_row, printable_json
-from segpipe.messages.redact import cleaned
+from segpipe.messages.url_secrets import cleaned
 from segpipe.storage.files import commit, output_errors, partial, unlinked
 
 COLUMNS = ("class", "quantity", "value", "standard_error", "low", "high", "interval", "unit")

@@ -14,7 +14,7 @@ from segpipe.accuracy.scores import scores
 from segpipe.accuracy.show import csv_text, number, print_table, write_files
 from segpipe.messages.console import echo
 from segpipe.messages.printable import printable, printable_json
-from segpipe.messages.redact import cleaned
+from segpipe.messages.url_secrets import cleaned
 from segpipe.results.areas import rounded
 
 UNSEEN = "unseen"

@@ -15,7 +15,7 @@ from segpipe.accuracy.scores import QUANTITIES, SUMMARIES, scores
 from segpipe.accuracy.show import csv_text, number, print_table, write_files
 from segpipe.messages.console import echo
 from segpipe.messages.printable import printable, printable_json
-from segpipe.messages.redact import cleaned
+from segpipe.messages.url_secrets import cleaned
 
 WORDS = {
     "mean_iou": "mean IoU",

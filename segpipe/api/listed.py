@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 from segpipe.formats.case import Case, Failure
-from segpipe.jobs.ledger import State
+from segpipe.jobs.case_states import CaseState
 from segpipe.jobs.plan import Plan
 from segpipe.jobs.prepare import Prepared, prepare
 from segpipe.jobs.summary import Summary
@@ -87,5 +87,5 @@ def _failures(listed: Listed, summary: Summary) -> Iterator[Failure]:
     """Cases that have no labels by a model, and why."""
     for failure in summary.failed:
         yield replace(failure, error=f"model {listed.name}: {failure.error}")
-    for case in summary.ledger.cases(State.MISSING):
+    for case in summary.states.cases(CaseState.MISSING):
         yield Failure(case, f"{case.path}: model {listed.name} did not get to it: run the same command again")

@@ -12,11 +12,11 @@ from segpipe.api.listed import after_models, runs_of_list
 from segpipe.api.model import Model, Paths, paths
 from segpipe.api.results import RunResult
 from segpipe.errors import ModelError, SettingsError
+from segpipe.formats.redaction import hidden_inputs
 from segpipe.formats.registry import unchanged
-from segpipe.formats.veil import hidden_inputs
+from segpipe.jobs.case_states import CaseState
 from segpipe.jobs.dask_options import unchanged_dask
 from segpipe.jobs.launch import carry_out
-from segpipe.jobs.ledger import State
 from segpipe.jobs.prepare import Prepared, prepare
 from segpipe.jobs.summary import Summary
 from segpipe.jobs.tasks import Halt, Outcome, Watcher
@@ -143,7 +143,7 @@ def run(
         summary = execute(prepared, Host(_watching(progress), LOG.info, interruptible))
     result = RunResult.of(prepared, summary)
     if result.interrupted:
-        missing = summary.ledger.count(State.MISSING)
+        missing = summary.states.count(CaseState.MISSING)
         raise KeyboardInterrupt(f"{missing} of {len(prepared.cases)} cases are not done: the same call goes on")
     return result
 

@@ -193,7 +193,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
         if config is not None and not dry_run:
             workers.enter_context(spare_worker(settings.runs_in))
         with loading():
-            from segpipe.formats.veil import hidden_inputs
+            from segpipe.formats.redaction import hidden_inputs
 
         with hidden_inputs(settings):
             return _run_with(settings, dry_run)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segpipe.errors import SourceError
-from segpipe.messages.redact import is_cut, without_secrets
+from segpipe.messages.url_secrets import is_cut, without_secrets
 from segpipe.storage.paths import canonical, in_bucket, is_remote, plain_path
 from segpipe.storage.s3 import objects_near
 from segpipe.storage.web import on_web, plain_url, state_of

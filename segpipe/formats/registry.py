@@ -34,7 +34,11 @@ from segpipe.storage import Store
 CONFIDENCE = ".confidence"
 """Text between the name of a case and the suffix of its confidence."""
 
-VOLUMES, SERIES, DECODER = "segpipe.formats.volume.spool", "segpipe.formats.dicom.spool", "segpipe.formats.dicom.apart"
+VOLUMES, SERIES, DECODER = (
+    "segpipe.formats.volume.unpacked_files",
+    "segpipe.formats.dicom.plane_cache",
+    "segpipe.formats.dicom.decoder_process",
+)
 """Modules that keep something for the next opening of a case."""
 
 FORMATS: dict[str, Format] = {

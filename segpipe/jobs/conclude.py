@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from segpipe.jobs.ledger import Ledger, State
+from segpipe.jobs.case_states import CaseState, CaseStates
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.summary import Summary
 from segpipe.jobs.tasks import Halt, HaltedError
@@ -34,10 +34,10 @@ def conclude(prepared: Prepared, summary: Summary, halt: Halt) -> None:
     output, retries = prepared.run.output, prepared.run.settings.retries
     if summary.interrupted or summary.problems:
         # workers may have finished cases that they could not report
-        for case in done_cases(summary.ledger.cases(State.MISSING), prepared.run):
-            summary.ledger.note(case.name, State.DONE)
+        for case in done_cases(summary.states.cases(CaseState.MISSING), prepared.run):
+            summary.states.set(case.name, CaseState.DONE)
     with summary.noting():
-        _tidy_parts(output, summary.ledger)
+        _tidy_parts(output, summary.states)
     tables: list[Table] = [_areas, _lesions, _audits, _doubtful, partial(_totals, halt=halt), partial(_zones, halt=halt)]
     for table in tables:
         with summary.noting():
@@ -102,13 +102,13 @@ def _interrupting(summary: Summary) -> Iterator[None]:
         summary.interrupted = True
 
 
-def _tidy_parts(output: Store, ledger: Ledger) -> None:
+def _tidy_parts(output: Store, states: CaseStates) -> None:
     """Keep only the parts that a later run can continue from."""
     with output_errors(output.path(FOLDER)):
         there = set(output.folders(FOLDER))
-        for case in ledger.cases(*State) if there else ():
+        for case in states.cases(*CaseState) if there else ():
             # a run was stopped after a case was finished but before its parts were removed, or this run did the case whole
-            over = ledger.state(case.name) in (State.DONE, State.SKIPPED)
+            over = states.state(case.name) in (CaseState.DONE, CaseState.SKIPPED)
             if parts_folder(case) in there and (over or not has_parts(output, case)):
                 forget_parts(output, case)
         if not there:

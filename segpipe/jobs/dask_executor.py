@@ -14,7 +14,7 @@ from segpipe.errors import ModelError, SegpipeError, WorkerError
 from segpipe.jobs.agenda import Agenda
 from segpipe.jobs.batch_system import read_cluster
 from segpipe.jobs.cluster import connected, dashboard
-from segpipe.jobs.dask_worker import Origin, give_up, plugin_of, work
+from segpipe.jobs.dask_worker import ClientInfo, give_up, plugin_of, work
 from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, failures, hung_reason, lost_reason, split_job
 from segpipe.jobs.plan import Plan
 from segpipe.jobs.tasks import Halt, Outcome, Progress, Result, Task, Watcher
@@ -43,12 +43,12 @@ def dask(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outcome
     with Around("workers", connected(run, plan.workers)) as client:
         if line := dashboard(client):
             watcher.note(line)
-        origin = Origin.of(run, uuid4().hex)
-        plugin = plugin_of(run, origin.identity)
+        info = ClientInfo.of(run, uuid4().hex)
+        plugin = plugin_of(run, info.identity)
         with span("workers"):
             client.register_plugin(plugin)
         try:
-            yield from _Board(client, plan, run, watcher.progress, origin).carry_out(halt)
+            yield from _Board(client, plan, run, watcher.progress, info).carry_out(halt)
         finally:
             if run.settings.scheduler is not None:  # its workers outlive the run
                 with suppress(Exception):  # the cluster may be gone, and its workers with it
@@ -70,8 +70,8 @@ class _Running:
 class _Board:
     """Submits tasks to a cluster, few at a time, so that the scheduler never holds more than two per worker."""
 
-    def __init__(self, client: "Client", plan: Plan, run: Run, progress: Progress, origin: Origin) -> None:
-        self._client, self._plan, self._run, self._progress, self._origin = client, plan, run, progress, origin
+    def __init__(self, client: "Client", plan: Plan, run: Run, progress: Progress, info: ClientInfo) -> None:
+        self._client, self._plan, self._run, self._progress, self._info = client, plan, run, progress, info
         self._agenda = Agenda(plan, run)
         self._running: dict[str, _Running] = {}
         self._suspects: list[Task] = []
@@ -79,7 +79,7 @@ class _Board:
         self._called = self._attended = time.monotonic()
         self._stopped: float | None = None
         """When the output was found to be unwritable."""
-        client.subscribe_topic(origin.topic, self._hear)
+        client.subscribe_topic(info.topic, self._hear)
 
     def _hear(self, event: tuple[float, Any]) -> None:
         """Handle a message from a worker, in the client's own thread."""
@@ -122,8 +122,7 @@ class _Board:
 
     def _submit(self, task: Task, attempt: int) -> None:
         key = f"segpipe-{uuid4().hex}"
-        errand = (key, task, self._run, self._plan.calls, self._origin)
-        future = self._client.submit(work, *errand, key=key, pure=False)
+        future = self._client.submit(work, key, task, self._run, self._plan.calls, self._info, key=key, pure=False)
         self._running[key] = _Running(task, future, attempt)
         future.add_done_callback(lambda done: self._ended.put(done.key))
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from segpipe.errors import WorkerError
 from segpipe.formats.registry import release
-from segpipe.jobs.carrying import Carrier, warnings_sent
 from segpipe.jobs.cluster import check_threads
+from segpipe.jobs.task_runner import TaskRunner, warnings_sent
 from segpipe.jobs.tasks import Result, Task
 from segpipe.pipeline.infer import Model, load
 from segpipe.results.records import Run
@@ -41,8 +41,8 @@ PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a run comes from, by which workers tell it from others, and know whether they see its files."""
+class ClientInfo:
+    """What workers know of the first process of a run: the identity of the run, and its files to check."""
 
     identity: str
     folder: str
@@ -51,7 +51,8 @@ class Origin:
     """Content of the lock that it holds in the output; None if there is none."""
 
     @classmethod
-    def of(cls, run: Run, identity: str) -> "Origin":
+    def of(cls, run: Run, identity: str) -> "ClientInfo":
+        """That of this process, which holds the lock of the output."""
         lock = run.output.read(LOCK) if run.output.has(LOCK) else None
         return cls(identity, os.getcwd(), lock)  # noqa: PTH109 - without links
 
@@ -61,7 +62,7 @@ class Origin:
         return f"segpipe-progress-{self.identity}"
 
 
-def check_place(run: Run, origin: Origin, address: str) -> None:
+def check_files(run: Run, client: ClientInfo, address: str) -> None:
     """Check that a worker sees the files of a run where the first process does.
 
     Raises:
@@ -69,12 +70,12 @@ def check_place(run: Run, origin: Origin, address: str) -> None:
     """
     here = os.getcwd()  # noqa: PTH109
     relative = next(filter(_is_relative, run.settings.input), None)
-    shares_output = origin.lock is None or _reads(run, origin.lock)
+    shares_output = client.lock is None or _reads(run, client.lock)
     # a relative output that is the same one shows that folders are the same, too, whatever their names
-    if not shares_output or (relative and not _is_relative(run.output.path(LOCK)) and here != origin.folder):
+    if not shares_output or (relative and not _is_relative(run.output.path(LOCK)) and here != client.folder):
         what = f"the input {relative}" if shares_output else f"the output {run.output}"
         raise WorkerError(
-            f"workers must see the files of the run, and {what} of {origin.folder} is not that of {address}, which runs in "
+            f"workers must see the files of the run, and {what} of {client.folder} is not that of {address}, which runs in "
             f"{here}: give absolute paths, to folders that all machines share"
         )
 
@@ -94,27 +95,27 @@ def _reads(run: Run, lock: bytes) -> bool:
         time.sleep(0.2)
 
 
-def work(key: str, task: Task, run: Run, calls: int, origin: Origin) -> tuple[list[Result], Taken | None]:
+def work(key: str, task: Task, run: Run, calls: int, client: ClientInfo) -> tuple[list[Result], Taken | None]:
     """Run a task on a worker of Dask, with the model that the plugin has loaded for its run."""
     from distributed import get_worker
 
-    worker, identity = get_worker(), origin.identity
+    worker, identity = get_worker(), client.identity
     check_threads(run, worker.address, worker.state.nthreads)
     if identity not in CHECKED:
-        check_place(run, origin, worker.address)
+        check_files(run, client, worker.address)
         CHECKED.add(identity)
-    worker.log_event(origin.topic, {"began": key, "worker": worker.address})
+    worker.log_event(client.topic, {"began": key, "worker": worker.address})
     if identity in AREAS:
         remember(*AREAS[identity])  # other runs may have had theirs meanwhile
-    carrier = Carrier(
+    runner = TaskRunner(
         *(run, calls),
         # if the plugin has failed, loading the model again raises the reason
         model=lambda: MODELS.get(identity) or load(run.model),
-        progress=lambda pixels: worker.log_event(origin.topic, {"pixels": pixels}),
+        progress=lambda pixels: worker.log_event(client.topic, {"pixels": pixels}),
     )
-    with warnings_sent(lambda text: worker.log_event(origin.topic, {"warning": text})):
+    with warnings_sent(lambda text: worker.log_event(client.topic, {"warning": text})):
         try:
-            return carrier.carry_out(task, lambda stop: STOPS.update({key: stop}))
+            return runner.carry_out(task, lambda stop: STOPS.update({key: stop}))
         finally:
             STOPS.pop(key, None)
 

@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 
-from segpipe.formats.veil import hide_case
+from segpipe.formats.redaction import hide_case
 from segpipe.jobs.plan import Plan, PlannedCase
 from segpipe.jobs.tasks import Outcome
-from segpipe.messages.veil import is_veiled
+from segpipe.messages.redaction import is_redacting
 
 
 def hide_plan(plan: Plan) -> Plan:
     """A plan whose messages do not have the names of inputs that the run hides."""
-    if not is_veiled():
+    if not is_redacting():
         return plan
 
     def hidden(one: PlannedCase) -> PlannedCase:
@@ -23,7 +23,7 @@ def hide_plan(plan: Plan) -> Plan:
 
 def hide_outcome(outcome: Outcome) -> Outcome:
     """An outcome without the names of inputs that the run hides."""
-    if not is_veiled():
+    if not is_redacting():
         return outcome
     error = None if outcome.error is None else hide_case(outcome.error, outcome.case)
     return replace(outcome, error=error, warnings=tuple(hide_case(text, outcome.case) for text in outcome.warnings))

@@ -10,7 +10,7 @@ from segpipe.formats.case import Case
 from segpipe.formats.registry import FORMATS
 from segpipe.formats.samples import sampled
 from segpipe.formats.source import Source
-from segpipe.formats.unusual.judge import Judge
+from segpipe.formats.unusual.pixel_check import PixelCheck
 from segpipe.jobs.tasks import JoinJob
 from segpipe.pipeline.findings import with_findings
 from segpipe.pipeline.memory import most_memory
@@ -89,6 +89,6 @@ def _with_findings(case: Case, source: Source, sheet: Sheet, run: Run) -> Sheet:
     """Add the findings of the case's parts; an earlier run may have allowed what this one does not."""
     found = read_findings(run.output, case)
     if found is None:
-        judge, scaling = Judge(run.model.contract), read_scaling(run.output, case)
-        found = judge(sampled(source), scaling, source.tags(), axes=len(source.grid.shape))
+        pixel_check, scaling = PixelCheck(run.model.contract), read_scaling(run.output, case)
+        found = pixel_check(sampled(source), scaling, source.tags(), axes=len(source.grid.shape))
     return with_findings(case, sheet, found, allow=run.settings.unusual_values == "allow")

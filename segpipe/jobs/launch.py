@@ -6,18 +6,18 @@ from typing import Any
 
 from segpipe.choices import Executor
 from segpipe.errors import OutputError, SegpipeError
+from segpipe.jobs.case_states import CaseState, CaseStates
 from segpipe.jobs.conclude import conclude
 from segpipe.jobs.disk import stopped
 from segpipe.jobs.executors import EXECUTORS
 from segpipe.jobs.hide import hide_outcome
-from segpipe.jobs.ledger import Ledger, State
 from segpipe.jobs.plan import Plan, keep_cut
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.summary import WARNED, Summary
 from segpipe.jobs.tasks import Halt, Outcome, Watcher
 from segpipe.jobs.trace import write_profile
 from segpipe.messages.printable import printable
-from segpipe.messages.veil import without_names
+from segpipe.messages.redaction import without_names
 from segpipe.results.device_kind import device_facts, versions
 from segpipe.results.records import Run, recorded
 from segpipe.results.targets import record_name
@@ -104,13 +104,13 @@ def _write_end(prepared: Prepared, summary: Summary, halt: Halt) -> None:
 
 def _initial_summary(prepared: Prepared) -> Summary:
     """The summary of a run before its start."""
-    summary = Summary(Ledger(prepared.cases), left_out=prepared.left_out, problems=list(prepared.problems))
+    summary = Summary(CaseStates(prepared.cases), left_out=prepared.left_out, problems=list(prepared.problems))
     for case in prepared.plan.done:
-        summary.ledger.note(case.name, State.SKIPPED)
+        summary.states.set(case.name, CaseState.SKIPPED)
     for failure in prepared.plan.failed:
         summary.fail(failure)
     for case in prepared.plan.outside:
-        summary.ledger.note(case.name, State.OUTSIDE)
+        summary.states.set(case.name, CaseState.OUTSIDE)
     return summary
 
 
@@ -149,7 +149,7 @@ def _warn_of_unusual(outcome: Outcome, summary: Summary) -> None:
 
 def _unwritable_text(prepared: Prepared, summary: Summary, said: str) -> str:
     """Why the output is unwritable, and what to do."""
-    left = summary.ledger.count(State.MISSING) + summary.ledger.count(State.FAILED)
+    left = summary.states.count(CaseState.MISSING) + summary.states.count(CaseState.FAILED)
     return stopped(prepared.plan, prepared.run, left / max(1, len(prepared.cases)), said)
 
 
@@ -164,10 +164,10 @@ def _warn_of_rest(run: Run, summary: Summary) -> None:
 
 def _warn_of_outside(run: Run, summary: Summary) -> None:
     """Warn if no case lies in the area of interest, and of masks of cases that do not, which an earlier run wrote."""
-    if run.aoi is None or not (outside := list(summary.ledger.cases(State.OUTSIDE))):
+    if run.aoi is None or not (outside := list(summary.states.cases(CaseState.OUTSIDE))):
         return
     path = printable(run.aoi.path)
-    if len(outside) == summary.ledger.total:
+    if len(outside) == summary.states.total:
         polygons = polygons_of(run.aoi)
         west, south, east, north = polygons.bounds
         LOG.warning(

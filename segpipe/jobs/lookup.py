@@ -13,7 +13,7 @@ from segpipe.formats.cases import Found, find_input
 from segpipe.formats.channels import channels_of
 from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
 from segpipe.formats.search import fixed_root
-from segpipe.messages.veil import DIGITS, code, path_code
+from segpipe.messages.redaction import DIGITS, digest, path_digest
 from segpipe.network.listed import spec_of_run
 from segpipe.settings import Settings, load_settings
 
@@ -95,8 +95,8 @@ def _codes(path: str) -> set[str]:
     """The hashes that stand for a path, or for its name."""
     name = os.path.basename(path.rstrip("/"))  # noqa: PTH119
     stem = split_suffix(name, _KNOWN)[0]
-    real = {code(os.path.realpath(path))} if "://" not in path else set[str]()
-    return {path_code(path), code(name), code(stem), code(os.path.splitext(name)[0]), *real}  # noqa: PTH122
+    real = {digest(os.path.realpath(path))} if "://" not in path else set[str]()
+    return {path_digest(path), digest(name), digest(stem), digest(os.path.splitext(name)[0]), *real}  # noqa: PTH122
 
 
 _KNOWN = by_suffix()

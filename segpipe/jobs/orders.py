@@ -38,7 +38,7 @@ class Setup:
 
 
 @dataclass(frozen=True, slots=True)
-class Carry:
+class RunTask:
     """Carry out a task."""
 
     task: Task
@@ -54,7 +54,7 @@ class End:
     """Release what is held, and end."""
 
 
-Order = Ahead | Setup | Carry | GiveUp | End
+Order = Ahead | Setup | RunTask | GiveUp | End
 
 
 @dataclass(frozen=True, slots=True)

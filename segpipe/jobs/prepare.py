@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from segpipe.errors import InputError, OutputError
 from segpipe.formats.case import Case
 from segpipe.formats.cases import Found, find_input
+from segpipe.formats.redaction import names_of
 from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
 from segpipe.formats.search import searched_root
-from segpipe.formats.veil import names_of
 from segpipe.jobs.cluster import cluster_workers
 from segpipe.jobs.hide import hide_plan
 from segpipe.jobs.orders import Ahead
@@ -18,8 +18,8 @@ from segpipe.jobs.plan import Plan, make_plan
 from segpipe.jobs.trace import check_trace
 from segpipe.jobs.worker_process import tell_spare
 from segpipe.messages.printable import printable
-from segpipe.messages.redact import is_cut
-from segpipe.messages.veil import learn, without_names
+from segpipe.messages.redaction import redact_also, without_names
+from segpipe.messages.url_secrets import is_cut
 from segpipe.network.listed import spec_of_run
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.agreement import compare_engine
@@ -106,7 +106,7 @@ def _taken(run: Run, only: Collection[str] | None) -> Found:
         raise InputError(f"a URL must be whole, and its token was cut from {cut}: give it with tonight's")
     found = find_input(run.settings.input, run.choice)
     if run.settings.case_name != "path":
-        learn(names_of(found.all, run.settings.input))
+        redact_also(names_of(found.all, run.settings.input))
     found = without_reserved(storable(found, run.output), run)
     return found if only is None else found.named(only)
 

@@ -10,7 +10,7 @@ from multiprocessing.connection import wait
 from segpipe.errors import ModelError, SegpipeError, WorkerError
 from segpipe.jobs.agenda import Agenda
 from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, failures, hung_reason, lost_reason, split_job
-from segpipe.jobs.orders import Broke, Carry, End, Ended, GiveUp, Pixels, Ready, Report, Setup, Warned
+from segpipe.jobs.orders import Broke, End, Ended, GiveUp, Pixels, Ready, Report, RunTask, Setup, Warned
 from segpipe.jobs.plan import Job, Plan
 from segpipe.jobs.tasks import Halt, Outcome, Progress, Task, Watcher
 from segpipe.jobs.worker_process import LostError, WorkerProcess, start_worker, take_spare
@@ -157,7 +157,7 @@ class _Board:
         for worker in self._workers:
             if worker.is_ready and worker.attempt is None and (attempt := self._next()) is not None:
                 worker.attempt, attempt.began = attempt, time.monotonic()
-                worker.process.send(Carry(attempt.task))
+                worker.process.send(RunTask(attempt.task))
 
     def _next(self) -> _Attempt | None:
         running = [worker.attempt for worker in self._busy()]

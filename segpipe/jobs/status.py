@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from segpipe.errors import OutputError, SegpipeError
 from segpipe.formats.case import Case
 from segpipe.formats.cases import find_input
+from segpipe.formats.redaction import hidden_inputs, hide_case, names_of
 from segpipe.formats.registry import element_of
-from segpipe.formats.veil import hidden_inputs, hide_case, names_of
-from segpipe.messages.veil import HIDDEN, learn, path_code, without_names
+from segpipe.messages.redaction import HIDDEN, path_digest, redact_also, without_names
 from segpipe.network.listed import spec_of_run
 from segpipe.network.spec import ModelSpec
 from segpipe.results.parts import FOLDER, done_parts, parts_folder
@@ -182,7 +182,7 @@ def _with_inputs(output: Store, last: LastRun, inputs: Sequence[str]) -> LastRun
     hidden = [text for text in kept if HIDDEN.match(str(text))] if isinstance(kept, list) else []
     if not isinstance(kept, list) or not hidden:
         return last
-    given = {f"[path {path_code(text)}]": text if "://" in text else os.path.abspath(text) for text in inputs}  # noqa: PTH100
+    given = {f"[path {path_digest(text)}]": text if "://" in text else os.path.abspath(text) for text in inputs}  # noqa: PTH100
     name = last.settings.get("case_name")
     if not set(hidden) <= given.keys():
         raise OutputError(
@@ -196,7 +196,7 @@ def _status(output: Store, last: LastRun, settings: Settings) -> Status:
     run, sign = Run(_spec(settings), settings, _area(settings, last)), sign_of(output)
     found = find_input(settings.input, run.choice)
     if settings.case_name != "path":
-        learn(names_of(found.all, settings.input))
+        redact_also(names_of(found.all, settings.input))
     found = storable(found, output)
     done = {case.name for case in done_cases(found.cases, run)}
     now = {failure.case.name: hide_case(failure.error, failure.case) for failure in found.refused}

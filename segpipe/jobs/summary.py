@@ -7,9 +7,9 @@ from pathlib import Path
 
 from segpipe.errors import SegpipeError
 from segpipe.formats.case import Case, Failure
-from segpipe.jobs.ledger import Ledger, State
+from segpipe.jobs.case_states import CaseState, CaseStates
 from segpipe.jobs.tasks import Outcome
-from segpipe.messages.veil import without_names
+from segpipe.messages.redaction import without_names
 from segpipe.results.totals import StatedTotals
 from segpipe.timing.report import Profile
 
@@ -21,7 +21,7 @@ WARNED = 100
 class Summary:
     """Result of a run."""
 
-    ledger: Ledger
+    states: CaseStates
     folder: str = field(default_factory=lambda: str(Path.cwd()))
     """Working folder at the start, which may be gone at the end."""
     failed: list[Failure] = field(default_factory=list)
@@ -46,20 +46,20 @@ class Summary:
     def add(self, outcome: Outcome) -> None:
         """Note the outcome of a case."""
         if outcome.outside:
-            self.ledger.note(outcome.case.name, State.OUTSIDE)
+            self.states.set(outcome.case.name, CaseState.OUTSIDE)
             return
         self.unusual += bool(outcome.warnings)
         if self.unusual <= WARNED:
             self.warnings += [{"case": outcome.case.name, "warning": text} for text in outcome.warnings]
         if outcome.error is None:
-            self.ledger.note(outcome.case.name, State.DONE)
+            self.states.set(outcome.case.name, CaseState.DONE)
             self.pixels += outcome.pixels
         else:
             self.fail(Failure(outcome.case, outcome.error))
 
     def fail(self, failure: Failure) -> None:
         """Note a case that failed."""
-        self.ledger.note(failure.case.name, State.FAILED)
+        self.states.set(failure.case.name, CaseState.FAILED)
         self.failed.append(failure)
 
     @contextmanager
@@ -73,22 +73,22 @@ class Summary:
     @property
     def done(self) -> list[str]:
         """Names of the cases that this run did."""
-        return self.ledger.names(State.DONE)
+        return self.states.names(CaseState.DONE)
 
     @property
     def skipped(self) -> list[str]:
         """Names of the cases that were done before."""
-        return self.ledger.names(State.SKIPPED)
+        return self.states.names(CaseState.SKIPPED)
 
     @property
     def outside(self) -> list[str]:
         """Names of the cases outside the area of interest."""
-        return self.ledger.names(State.OUTSIDE)
+        return self.states.names(CaseState.OUTSIDE)
 
     @property
     def good(self) -> Iterator[Case]:
         """Cases that have a mask."""
-        return self.ledger.cases(State.DONE, State.SKIPPED)
+        return self.states.cases(CaseState.DONE, CaseState.SKIPPED)
 
     @property
     def megapixels_per_second(self) -> float:

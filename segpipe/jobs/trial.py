@@ -30,7 +30,7 @@ from segpipe.storage.folder import Folder
 PAYS = 200
 """Windows per call in flight from which a trial pays; it takes the time of up to seven windows per split."""
 
-PAYS_APART = 16
+PAYS_IN_TURN = 16
 """Windows from which a trial pays that loads the network twice, and scores one batch each time."""
 
 ROUNDS = 5
@@ -93,7 +93,7 @@ def settle(run: Run, plan: Plan, report: Callable[[str], None]) -> tuple[Run, Pl
     if trial is not None and trial.split in wanted:
         report(f"{trial}, as {file} says")
     elif _pays(run, plan):
-        trial = measure(run.model, wanted) if plan.threads == 1 else measure_apart(run.model, wanted)
+        trial = measure(run.model, wanted) if plan.threads == 1 else measure_in_turn(run.model, wanted)
         remember(file, key, trial)
         report(str(trial))
     else:
@@ -130,7 +130,7 @@ def _is_open(run: Run, plan: Plan) -> bool:
 def _pays(run: Run, plan: Plan) -> bool:
     windows = sum(case.windows for case in plan.seen) + len(plan.unseen)
     if plan.threads > 1:  # otherwise processors are idle
-        return windows >= PAYS_APART * plan.workers
+        return windows >= PAYS_IN_TURN * plan.workers
     ways = len(splits(plan.calls))
     needed = network_bytes(run.model, plan.calls, copies=ways)
     return needed < worker_memory(run.settings, plan.workers) / 2 and windows >= PAYS * plan.workers * plan.calls
@@ -156,7 +156,7 @@ def measure(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:
     return Trial(fastest(seconds), medians)
 
 
-def measure_apart(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:
+def measure_in_turn(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:
     """As ``measure``, one split after the other, and one call of each: for a model whose scores fill the memory."""
     tile, digests, seconds = _tile(spec), [], {}
     for split in wanted:

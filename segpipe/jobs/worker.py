@@ -13,8 +13,8 @@ from typing import NoReturn
 
 from segpipe.errors import SegpipeError, WorkerError
 from segpipe.formats.registry import release
-from segpipe.jobs.carrying import Carrier, warnings_sent
-from segpipe.jobs.orders import Ahead, Alive, Broke, Carry, End, Ended, GiveUp, Order, Pixels, Ready, Report, Setup, Warned
+from segpipe.jobs.orders import Ahead, Alive, Broke, End, Ended, GiveUp, Order, Pixels, Ready, Report, RunTask, Setup, Warned
+from segpipe.jobs.task_runner import TaskRunner, warnings_sent
 from segpipe.jobs.tasks import Task
 from segpipe.network.session import close_kept
 from segpipe.pipeline.infer import Model, load, load_ahead
@@ -43,7 +43,7 @@ class Worker:
 
     def __init__(self, connection: "Connection[Report, Order]") -> None:
         self._connection, self._sending = connection, threading.Lock()
-        self._orders: SimpleQueue[Ahead | Setup | Carry | End] = SimpleQueue()
+        self._orders: SimpleQueue[Ahead | Setup | RunTask | End] = SimpleQueue()
         self._stop = threading.Event()
         """Stops the task in progress."""
         self._model: Model | None = None
@@ -58,10 +58,10 @@ class Worker:
                 load_ahead(order.model)
         if isinstance(order, Setup):
             self._prepare(order)
-            carrier = self._carrier(order)
+            runner = self._runner(order)
             while not isinstance(order := self._orders.get(), End):
-                if isinstance(order, Carry):
-                    self.report(self._ended(order.task, carrier))
+                if isinstance(order, RunTask):
+                    self.report(self._ended(order.task, runner))
         release()
         os._exit(0)  # nothing is left to do, and to take Python apart costs time
 
@@ -110,15 +110,15 @@ class Worker:
             self._model = load(setup.run.model)
         close_kept()
 
-    def _carrier(self, setup: Setup) -> Carrier:
+    def _runner(self, setup: Setup) -> TaskRunner:
         def model() -> Model:
             return self._model or load(setup.run.model)
 
-        return Carrier(setup.run, setup.calls, model, lambda pixels: self.report(Pixels(pixels)))
+        return TaskRunner(setup.run, setup.calls, model, lambda pixels: self.report(Pixels(pixels)))
 
-    def _ended(self, task: Task, carrier: Carrier) -> Report:
+    def _ended(self, task: Task, runner: TaskRunner) -> Report:
         try:
-            results, taken = carrier.carry_out(task, self._begun)
+            results, taken = runner.carry_out(task, self._begun)
         except Exception as error:  # noqa: BLE001 - the first process decides what any error of a task means
             return Broke(_portable(error))
         return Ended(results, taken)

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable
 
-from segpipe.messages.redact import without_secrets
-from segpipe.messages.veil import without_paths
+from segpipe.messages.redaction import without_paths
+from segpipe.messages.url_secrets import without_secrets
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029]")
 """C0, DEL and C1; bidirectional embeddings, overrides and isolates, which disguise text; line and paragraph separators."""

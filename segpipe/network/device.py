@@ -119,7 +119,7 @@ def _make_shared_arena() -> None:
     onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg({}))
 
 
-def open_bound(model: str | bytes, terms: Terms) -> onnxruntime.InferenceSession:
+def open_on_device(model: str | bytes, terms: Terms) -> onnxruntime.InferenceSession:
     """Open a session whose inputs and outputs stay in device memory.
 
     Nodes without a kernel on the device run on the CPU, with a warning: each costs a copy in both directions.

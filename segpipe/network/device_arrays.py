@@ -32,7 +32,7 @@ CONSTANTS = 64
 """Small arrays cached on a device. Scaling by a case's own statistics adds new ones with every case."""
 
 
-class Lane:
+class DeviceStreams:
     """A device and its two streams: one for work, in the order in which the host queues it, and one for uploads."""
 
     def __init__(self, device: str) -> None:
@@ -109,18 +109,18 @@ class DeviceArrays:
     xp: Any = torch
     at_once = 2**62  # all: each call takes the host's time
 
-    def __init__(self, lane: Lane, lag: int) -> None:
-        self.lane, self.lag = lane, lag
+    def __init__(self, streams: DeviceStreams, lag: int) -> None:
+        self.streams, self.lag = streams, lag
         self._weights: WeakKeyDictionary[Weights, Weights] = WeakKeyDictionary()
         self._values: dict[tuple[str, bytes], Tensor] = {}
 
     @contextmanager
     def here(self) -> Iterator[None]:
-        with memory_errors(), self.lane.on(self.lane.work):
+        with memory_errors(), self.streams.on(self.streams.work):
             yield
 
     def zeros(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.zeros(shape, dtype=torch.float32, device=self.lane.device)
+        return torch.zeros(shape, dtype=torch.float32, device=self.streams.device)
 
     def within(self, values: Tensor, shape: tuple[int, ...]) -> Tensor | None:
         del values, shape
@@ -136,7 +136,7 @@ class DeviceArrays:
     def put(self, values: NDArray[Any]) -> Tensor:
         """Copy a small host array to the device, through pinned memory: otherwise the host would wait for all work."""
         host = torch.tensor(values)
-        return host.pin_memory().to(self.lane.device, non_blocking=True) if self.lane.pinned else host
+        return host.pin_memory().to(self.streams.device, non_blocking=True) if self.streams.pinned else host
 
     def pick(self, values: Tensor, index: Tensor, axis: int) -> Tensor:
         return torch.index_select(values, axis, index)
@@ -169,20 +169,20 @@ class DeviceArrays:
         """Queue the copies behind the work that makes the arrays; torch reuses the pinned memory once they are done."""
         with span("download"):
             pairs = [None if array is None else (self._pinned(array), array) for array in arrays]
-            with self.lane.timed("download"):
+            with self.streams.timed("download"):
                 copies = [None if pair is None else pair[0].copy_(pair[1], non_blocking=True) for pair in pairs]
-        arrived = self.lane.event()
-        arrived.record(self.lane.work)
+        arrived = self.streams.event()
+        arrived.record(self.streams.work)
 
         def wait() -> list[Any]:
             arrived.synchronize()
-            self.lane.report_timings()
+            self.streams.report_timings()
             return [None if copy is None else copy.numpy() for copy in copies]
 
         return wait
 
     def _pinned(self, array: Tensor) -> Tensor:
-        return torch.empty(array.shape, dtype=array.dtype, pin_memory=self.lane.pinned)
+        return torch.empty(array.shape, dtype=array.dtype, pin_memory=self.streams.pinned)
 
 
 def torch_type(dtype: np.dtype[Any]) -> torch.dtype:
@@ -194,10 +194,10 @@ def torch_type(dtype: np.dtype[Any]) -> torch.dtype:
 class Upload:
     """Uploads of pixels and masks in their own type, through pinned buffers that take turns."""
 
-    def __init__(self, lane: Lane) -> None:
-        self._lane = lane
+    def __init__(self, streams: DeviceStreams) -> None:
+        self._streams = streams
         copiers = ThreadPoolExecutor(COPIERS, "segpipe-copy")
-        self._buffers = [_Buffer(lane, copiers) for _ in range(BUFFERS)]
+        self._buffers = [_Buffer(streams, copiers) for _ in range(BUFFERS)]
         self._turn = 0
 
     @contextmanager
@@ -208,35 +208,35 @@ class Upload:
         with span("upload"):
             sent = buffer.send(arrays)
         yield sent
-        buffer.used.record(self._lane.work)
+        buffer.used.record(self._streams.work)
 
 
 class _Buffer:
     """A pinned host buffer and a device buffer of the same size."""
 
-    def __init__(self, lane: Lane, copiers: ThreadPoolExecutor) -> None:
-        self._lane, self._copiers = lane, copiers
+    def __init__(self, streams: DeviceStreams, copiers: ThreadPoolExecutor) -> None:
+        self._streams, self._copiers = streams, copiers
         self._host = torch.empty(0, dtype=torch.uint8)
         self._there = torch.empty(0, dtype=torch.uint8)
-        self._sent, self.used = lane.event(), lane.event()
+        self._sent, self.used = streams.event(), streams.event()
 
     def send(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
-        lane, size = self._lane, sum(array.nbytes for array in arrays)
+        streams, size = self._streams, sum(array.nbytes for array in arrays)
         self._sent.synchronize()  # before its memory is written again
         if size > len(self._host):
             self.used.synchronize()  # before its memory is given back
-            host = torch.empty(size, dtype=torch.uint8, pin_memory=lane.pinned)
-            there = torch.empty(size, dtype=torch.uint8, device=lane.device)
+            host = torch.empty(size, dtype=torch.uint8, pin_memory=streams.pinned)
+            there = torch.empty(size, dtype=torch.uint8, device=streams.device)
             self._host, self._there = host, there  # assign both or none: either allocation may fail
-            lane.uploads.wait_stream(lane.work)  # work may still read the old buffer
+            streams.uploads.wait_stream(streams.work)  # work may still read the old buffer
         dtype, shape = arrays[0].dtype, (len(arrays), *arrays[0].shape)
         self._gather(arrays, self._host[:size].numpy().view(dtype).reshape(shape))
-        with lane.on(lane.uploads):
-            self.used.wait(lane.uploads)
-            with lane.timed("upload", lane.uploads):
+        with streams.on(streams.uploads):
+            self.used.wait(streams.uploads)
+            with streams.timed("upload", streams.uploads):
                 self._there[:size].copy_(self._host[:size], non_blocking=True)
-            self._sent.record(lane.uploads)
-        self._sent.wait(lane.work)
+            self._sent.record(streams.uploads)
+        self._sent.wait(streams.work)
         return self._there[:size].view(torch_type(dtype)).view(shape)
 
     def _gather(self, arrays: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:

@@ -140,10 +140,10 @@ def _classes(path: Path, models: ModelList, specs: Sequence[ModelSpec], names: N
         SettingsError: two models give one class, or the table of the list lacks a class or has another.
     """
     given = _givers(path, models, names)
-    told = {one.name: one for one in models.classes if one.id}
-    if told:
-        _check_table(path, given, told)
-    numbered = told or {name: SegmentationClass(id=k, name=name) for k, name in enumerate(given, 1)}
+    table = {one.name: one for one in models.classes if one.id}
+    if table:
+        _check_table(path, given, table)
+    numbered = table or {name: SegmentationClass(id=k, name=name) for k, name in enumerate(given, 1)}
     background = next((one for one in models.classes if not one.id), SegmentationClass(id=0, name=BACKGROUND))
     background = background.model_copy(update={"name": BACKGROUND})
     looks = _looks(models, specs)
@@ -164,14 +164,14 @@ def _givers(path: Path, models: ModelList, names: Names) -> dict[str, str]:
     return given
 
 
-def _check_table(path: Path, given: dict[str, str], told: dict[str, SegmentationClass]) -> None:
+def _check_table(path: Path, given: dict[str, str], table: dict[str, SegmentationClass]) -> None:
     for name, title in given.items():
-        if name not in told:
+        if name not in table:
             raise SettingsError(
                 f'{path}: [[classes]] must have every class of the models, and lacks "{name}" of {title}'
-                f'{nearest(name, told)}: add it, or leave the class out with classes = {{ "{name}" = "" }} of {title}'
+                f'{nearest(name, table)}: add it, or leave the class out with classes = {{ "{name}" = "" }} of {title}'
             )
-    for name in told:
+    for name in table:
         if name not in given:
             raise SettingsError(
                 f'{path}: [[classes]] has "{name}", which no model gives{nearest(name, given)}: correct or remove it'

@@ -57,8 +57,8 @@ class ListEntry(BaseModel):
 
     def joined(self, name: str) -> str:
         """Name in the joined map of a class of the model; ``BACKGROUND`` if it claims nothing."""
-        told = self.classes.get(name)
-        return BACKGROUND if is_background(name if told is None else told) else (told or name)
+        renamed = self.classes.get(name)
+        return BACKGROUND if is_background(name if renamed is None else renamed) else (renamed or name)
 
 
 class ModelList(BaseModel):

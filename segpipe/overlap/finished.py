@@ -13,10 +13,10 @@ from segpipe.geometry.extents import extent
 from segpipe.geometry.grid import Float, Grid
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.raster_grid import NoGroundError, RasterGrid, ground_of, stated_grid
-from segpipe.overlap.crowd import Crowd
 from segpipe.overlap.dates import Acquired, acquired
+from segpipe.overlap.mask_cache import CachedMask, MaskCache
+from segpipe.overlap.mask_stack import MaskStack
 from segpipe.overlap.shared import Neighbour, Shared
-from segpipe.overlap.shelf import Shelf, Shelved
 from segpipe.results.records import mask_name
 from segpipe.results.schema import Record
 from segpipe.storage import Store
@@ -120,10 +120,10 @@ class Around:
     rule: OverlapRule = "first"
     rank: int = 0
     """Position of the case itself in that order."""
-    crowds: Sequence[Crowd] = ()
+    stacks: Sequence[MaskStack] = ()
     """Those that hold cases of ``before`` and ``after``."""
-    crowded: frozenset[str] = frozenset()
-    """Names of the cases in these crowds."""
+    stacked: frozenset[str] = frozenset()
+    """Names of the cases in these stacks."""
 
     @property
     def digest(self) -> str:
@@ -221,10 +221,10 @@ def shared_with(output: Store, case: FinishedCase, around: Around, stack: ExitSt
     each = [(other, True) for other in around.before] + [(other, False) for other in around.after]
     if not each:
         return None
-    shelf = stack.enter_context(Shelf())
-    alone = [(other, earlier) for other, earlier in each if other.case not in around.crowded]
-    neighbours = [_neighbour(output, other, around.rule, shelf, earlier=earlier) for other, earlier in alone]
-    rivals = [crowd.of(around.rank) for crowd in around.crowds]
+    cache = stack.enter_context(MaskCache())
+    alone = [(other, earlier) for other, earlier in each if other.case not in around.stacked]
+    neighbours = [_neighbour(output, other, around.rule, cache, earlier=earlier) for other, earlier in alone]
+    rivals = [masks.of(around.rank) for masks in around.stacks]
     own = stack.enter_context(opened_confidence(output, case)) if around.rule == "confidence" else None
     return Shared(*placed(output, case), [*rivals, *neighbours], own)
 
@@ -236,10 +236,10 @@ def opened_both(output: Store, case: FinishedCase) -> Iterator[tuple[OpenMask, O
         yield mask, sure
 
 
-def _neighbour(output: Store, case: FinishedCase, rule: OverlapRule, shelf: Shelf, *, earlier: bool) -> Neighbour:
+def _neighbour(output: Store, case: FinishedCase, rule: OverlapRule, cache: MaskCache, *, earlier: bool) -> Neighbour:
     grid, ground = _grid_of(output, case), case.ground
-    mask = Shelved(shelf, grid, partial(opened, output, case))
-    likely = Shelved(shelf, grid, partial(opened_confidence, output, case)) if rule == "confidence" else None
+    mask = CachedMask(cache, grid, partial(opened, output, case))
+    likely = CachedMask(cache, grid, partial(opened_confidence, output, case)) if rule == "confidence" else None
     return Neighbour(mask, ground_of(grid) if ground is None else ground, case.nodata, earlier, likely)
 
 

@@ -20,10 +20,10 @@ from segpipe.geometry.windows import Window
 from segpipe.messages.printable import printable
 from segpipe.overlap.finished import FinishedCase, opened, opened_confidence
 from segpipe.overlap.frame import Frame, Wish, frame_of
+from segpipe.overlap.mask_cache import CachedMask, MaskCache
 from segpipe.overlap.order import Neighbourhood
 from segpipe.overlap.rule import Sight, goes_before
 from segpipe.overlap.shared import Neighbour, chunks
-from segpipe.overlap.shelf import Shelf, Shelved
 from segpipe.storage import Store
 
 TILE = 2048
@@ -122,8 +122,8 @@ def write_mosaic(output: Store, plan: Plan, target: Store, name: str) -> list[st
     assert maps is not None  # the plan has a style of it
     sink = maps.sink(target, name, plan.frame.grid, plan.style)
     try:
-        with Shelf() as shelf:
-            for window, labels in _Join(plan, _layers(output, plan, shelf)).blocks():
+        with MaskCache() as cache:
+            for window, labels in _Join(plan, _layers(output, plan, cache)).blocks():
                 sink.write(window, labels)
         return sink.finish()
     except BaseException:
@@ -131,15 +131,15 @@ def write_mosaic(output: Store, plan: Plan, target: Store, name: str) -> list[st
         raise
 
 
-def _layers(output: Store, plan: Plan, shelf: Shelf) -> "list[_Layer]":
+def _layers(output: Store, plan: Plan, cache: MaskCache) -> "list[_Layer]":
     """The masks that reach the mosaic, in the order in which they count; they are opened when they are read."""
     own, shape = ground_of(plan.frame.grid), plan.frame.grid.shape
     found = []
     for case, grid in zip(plan.cases, plan.grids, strict=True):
         theirs = ground_of(grid)
         if (reach := common(theirs, grid.shape, own, shape)) is not None:
-            mask = Shelved(shelf, grid, partial(_opened, output, plan, case))
-            likely = Shelved(shelf, grid, partial(opened_confidence, output, case)) if plan.rule == "confidence" else None
+            mask = CachedMask(cache, grid, partial(_opened, output, plan, case))
+            likely = CachedMask(cache, grid, partial(opened_confidence, output, case)) if plan.rule == "confidence" else None
             neighbour = Neighbour(mask, theirs, case.nodata, earlier=False, confidence=likely)
             found.append(_Layer(reach, neighbour, Lookup(own, theirs, grid.shape)))
     return found

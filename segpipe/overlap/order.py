@@ -14,8 +14,8 @@ from segpipe.formats.registry import OpenMask
 from segpipe.geometry.extents import are_apart, meeting
 from segpipe.geometry.grid import Float
 from segpipe.messages.printable import printable
-from segpipe.overlap.crowd import LEAST, Crowd, Kept
 from segpipe.overlap.finished import Around, FinishedCase, opened_both
+from segpipe.overlap.mask_stack import LEAST, Kept, MaskStack
 from segpipe.overlap.shared import place_of
 from segpipe.storage import Store
 
@@ -30,7 +30,7 @@ class Neighbourhood:
     rank: Sequence[int]
     """Position of each in the order of the rule."""
     rule: OverlapRule
-    crowds: Sequence[tuple[Sequence[int], Crowd]] = ()
+    stacks: Sequence[tuple[Sequence[int], MaskStack]] = ()
     """Cases of one grid, and how they are compared by the rule ``confidence``; none by other rules."""
 
     @classmethod
@@ -48,29 +48,29 @@ class Neighbourhood:
         ]
         together = sorted(set(chain.from_iterable(near)))
         check([cases[k] for k in together], rule)
-        crowds = _crowds(output, cases, together) if rule == "confidence" else ()
-        return cls(cases, near, _ranks(cases, rule), rule, crowds)
+        stacks = _stacks(output, cases, together) if rule == "confidence" else ()
+        return cls(cases, near, _ranks(cases, rule), rule, stacks)
 
     @property
-    def by_crowd(self) -> list[int]:
-        """All cases, those of a crowd one after the other: what has been decided of few crowds is kept at once."""
-        crowded = [k for members, _ in self.crowds for k in members]
-        return [*crowded, *sorted({*range(len(self.cases))}.difference(crowded))]
+    def by_stack(self) -> list[int]:
+        """All cases, those of a stack one after the other: what has been decided of few stacks is kept at once."""
+        stacked = [k for members, _ in self.stacks for k in members]
+        return [*stacked, *sorted({*range(len(self.cases))}.difference(stacked))]
 
     def around(self, k: int) -> Around:
         """The cases around one of them, in the order of names."""
         before = [self.cases[n] for n in self.near[k] if self.rank[n] < self.rank[k]]
         after = [self.cases[n] for n in self.near[k] if self.rank[n] > self.rank[k]]
         near = {k, *self.near[k]}
-        met = [(members, crowd) for members, crowd in self.crowds if not near.isdisjoint(members)]
-        crowded = frozenset(self.cases[n].case for members, _ in met for n in members)
+        met = [(members, stack) for members, stack in self.stacks if not near.isdisjoint(members)]
+        stacked = frozenset(self.cases[n].case for members, _ in met for n in members)
         return Around(
             before=before,
             after=after,
             rule=self.rule,
             rank=self.rank[k],
-            crowds=[crowd for _, crowd in met],
-            crowded=crowded,
+            stacks=[stack for _, stack in met],
+            stacked=stacked,
         )
 
 
@@ -83,7 +83,7 @@ def _are_apart(one: FinishedCase, other: FinishedCase) -> bool:
     return are_apart(one.ground, one.shape, other.ground, other.shape)
 
 
-def _crowds(output: Store, cases: Sequence[FinishedCase], together: Sequence[int]) -> list[tuple[Sequence[int], Crowd]]:
+def _stacks(output: Store, cases: Sequence[FinishedCase], together: Sequence[int]) -> list[tuple[Sequence[int], MaskStack]]:
     """Cases of one grid, of those that share ground; their ranks are their positions."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for k in together:
@@ -91,13 +91,13 @@ def _crowds(output: Store, cases: Sequence[FinishedCase], together: Sequence[int
             groups.setdefault(place_of(ground, cases[k].shape), []).append(k)
     kept = Kept()
     many = [members for members in groups.values() if len(members) >= LEAST]
-    return [(members, _crowd(output, [cases[k] for k in members], members, kept)) for members in many]
+    return [(members, _stack(output, [cases[k] for k in members], members, kept)) for members in many]
 
 
-def _crowd(output: Store, cases: Sequence[FinishedCase], ranks: Sequence[int], kept: Kept) -> Crowd:
+def _stack(output: Store, cases: Sequence[FinishedCase], ranks: Sequence[int], kept: Kept) -> MaskStack:
     first = cases[0]
     assert first.ground is not None  # it has a place
-    return Crowd(
+    return MaskStack(
         ground=first.ground,
         shape=first.shape,
         nodata=[case.nodata for case in cases],

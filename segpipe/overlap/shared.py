@@ -11,9 +11,9 @@ from segpipe.formats.registry import OpenMask
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.lookup import Hits, Lookup, common
 from segpipe.geometry.windows import Window
-from segpipe.overlap.crowd import Rivals
+from segpipe.overlap.mask_cache import CachedMask
+from segpipe.overlap.mask_stack import Rivals
 from segpipe.overlap.rule import Bools, Sight, goes_before
-from segpipe.overlap.shelf import Shelved
 
 CHUNK = 500_000
 """Number of pixels whose coordinates are computed at once."""
@@ -23,12 +23,12 @@ CHUNK = 500_000
 class Neighbour:
     """A mask that may share ground with another one."""
 
-    mask: OpenMask | Shelved
+    mask: OpenMask | CachedMask
     ground: Ground
     nodata: int | None
     earlier: bool
     """Whether it comes before the other one in the order of cases."""
-    confidence: OpenMask | Shelved | None = None
+    confidence: OpenMask | CachedMask | None = None
     """Its confidence, by which the rule may decide."""
 
     @property

@@ -40,7 +40,7 @@ def run_totals(
     together = _meeting(output, places, rule)
     less = _Less()
     found = dict[int, Doubled]()
-    for k in together.by_crowd:
+    for k in together.by_stack:
         if together.near[k]:
             look()
             found[k] = doubled_of(output, together.cases[k], together.around(k))

@@ -9,7 +9,7 @@ from segpipe.errors import SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.samples import sampled
 from segpipe.formats.source import Source
-from segpipe.formats.unusual.judge import Judge
+from segpipe.formats.unusual.pixel_check import PixelCheck
 from segpipe.formats.unusual.values import Finding
 from segpipe.pipeline.opening import Sheet
 
@@ -48,4 +48,4 @@ def warn_of_findings(case: Case, source: Source, contract: Contract) -> None:
 
 def findings_of(source: Source, contract: Contract) -> list[Finding]:
     """Unusual properties of the pixels of an opened case that can be found without its own statistics."""
-    return Judge(contract)(sampled(source), None, source.tags(), axes=len(source.grid.shape))
+    return PixelCheck(contract)(sampled(source), None, source.tags(), axes=len(source.grid.shape))

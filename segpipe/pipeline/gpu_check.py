@@ -17,7 +17,7 @@ from segpipe.network.outputs import check_output
 from segpipe.network.scaling import Scaling, of_input, unscaled
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.agreement import Reference, checked_agreement
-from segpipe.pipeline.infer_gpu import BoundModel, lane_of
+from segpipe.pipeline.infer_gpu import DeviceModel, streams_of
 from segpipe.pipeline.memory import device_bytes
 from segpipe.pipeline.tiles import Patch
 
@@ -39,13 +39,13 @@ def try_device(spec: ModelSpec) -> ModelSpec:
         DeviceError: labels differ from the CPU's by more than rounding explains, or scores are not finite.
         DeviceMemoryError: the memory is too small for a batch.
     """
-    before = lane_of(spec).free()
-    model = BoundModel(replace(spec, memory=None))
+    before = streams_of(spec).free()
+    model = DeviceModel(replace(spec, memory=None))
     noise = noise_tiles(spec, TRIAL_TILES)
     with model.arrays.here():
         scores = np.concatenate([_scored(model, tile[None]) for tile in noise])
         mixes = spec.batch > 1 and _mixes(model)
-    after = model.lane.free()
+    after = model.streams.free()
     del model
     if mixes:
         return try_device(one_by_one(spec))
@@ -63,15 +63,15 @@ def with_memory(spec: ModelSpec) -> ModelSpec:
     Raises:
         DeviceMemoryError: the memory is too small for all of them.
     """
-    before = lane_of(spec).free()
-    model = BoundModel(replace(spec, memory=None))
+    before = streams_of(spec).free()
+    model = DeviceModel(replace(spec, memory=None))
     with model.arrays.here():
         _scored(model, noise_tiles(spec, 1))
-    after = model.lane.free()
+    after = model.streams.free()
     return spec if before is None or after is None else replace(spec, memory=_device_memory(spec, before, after))
 
 
-def _scored(model: BoundModel, batch: NDArray[Any]) -> NDArray[np.float32]:
+def _scored(model: DeviceModel, batch: NDArray[Any]) -> NDArray[np.float32]:
     """Scores of tiles ``(tiles, channels, *tile)`` in the model's input form."""
     contract = model.spec.contract
     as_they_are = Scaling(np.ones(contract.input_channels), np.zeros(contract.input_channels))
@@ -81,7 +81,7 @@ def _scored(model: BoundModel, batch: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(found.cpu().numpy(), np.float32)
 
 
-def _mixes(model: BoundModel) -> bool:
+def _mixes(model: DeviceModel) -> bool:
     """Whether scores depend on the batch; not compared with a batch of 1, which may use other kernels.
 
     Kernels that round differently from call to call would give the same symptom, and smaller batches do not help then.

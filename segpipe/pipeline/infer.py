@@ -148,9 +148,9 @@ def load(spec: ModelSpec) -> Model:
             model = HostModel(spec)
             model.warm()
             return model
-        from segpipe.pipeline.infer_gpu import load_bound
+        from segpipe.pipeline.infer_gpu import load_on_device
 
-        return load_bound(spec)
+        return load_on_device(spec)
     finally:
         check_unchanged(spec)
 

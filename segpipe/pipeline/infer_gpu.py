@@ -20,8 +20,8 @@ from segpipe.errors import DeviceMemoryError, ModelError, SegpipeError, memory_e
 from segpipe.geometry.windows import Tiling
 from segpipe.network.arrays import LAG_BATCHES
 from segpipe.network.averaging import mean_scores
-from segpipe.network.device import Terms, engine_folder, gpu_facts, open_bound, recorded_options
-from segpipe.network.device_arrays import DeviceArrays, Lane, Upload, scaled, torch_type
+from segpipe.network.device import Terms, engine_folder, gpu_facts, open_on_device, recorded_options
+from segpipe.network.device_arrays import DeviceArrays, DeviceStreams, Upload, scaled, torch_type
 from segpipe.network.feeds import Feed
 from segpipe.network.model_file import read_model
 from segpipe.network.newer import model_for
@@ -37,41 +37,41 @@ Given = Mapping[str, Tensor]
 """What a graph gets: a tensor on the device for the name of each input."""
 
 
-def load_bound(spec: ModelSpec) -> "BoundModel":
+def load_on_device(spec: ModelSpec) -> "DeviceModel":
     """Load the model with the planned batch, or a smaller one if memory has become too small for that."""
     while True:
         try:
-            return BoundModel(spec)
+            return DeviceModel(spec)
         except DeviceMemoryError as error:
             if spec.batch == 1 or spec.batch_is_fixed:
                 raise
             spec = replace(spec, batch=spec.batch // 2)
             LOG.warning("%s; begun with batches of %d", str(error), spec.batch)  # not the error, which keeps memory
         gc.collect()  # the error holds the failed session
-        lane_of(spec).free()
+        streams_of(spec).free()
 
 
-class BoundModel:
+class DeviceModel:
     """Networks on a device, one after the other, and the mean of their scores; for one thread.
 
     Every batch has one shape. Nothing waits for the device, which works through its stream while the host reads and writes.
     """
 
-    networks: "list[BoundNetwork]"
+    networks: "list[DeviceNetwork]"
     """Empty while memory is too small for them."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        self.lane = lane_of(spec)
-        self._pixels, self._masks = Upload(self.lane), Upload(self.lane)
+        self.streams = streams_of(spec)
+        self._pixels, self._masks = Upload(self.streams), Upload(self.streams)
         self._open(spec)
 
     def _open(self, spec: ModelSpec) -> None:
         self.spec = spec
-        self.arrays = DeviceArrays(self.lane, LAG_BATCHES * spec.batch)
+        self.arrays = DeviceArrays(self.streams, LAG_BATCHES * spec.batch)
         networks = []
         with self.arrays.here():
             for member in spec.members:
-                networks.append(BoundNetwork(member, self.lane))
+                networks.append(DeviceNetwork(member, self.streams))
         self.networks = networks
 
     def score(self, patches: Sequence[Patch]) -> tuple[Tensor, list[Tensor | None]]:
@@ -134,27 +134,27 @@ class BoundModel:
     def _give_back(self) -> None:
         """Free unused memory: errors keep sessions, batches and strips alive until they are collected."""
         gc.collect()
-        self.lane.free()
+        self.streams.free()
 
 
-class BoundNetwork:
+class DeviceNetwork:
     """An ONNX Runtime session with input and output in device memory, and its output graph."""
 
-    def __init__(self, spec: ModelSpec, lane: Lane) -> None:
-        self.spec, self._lane = spec, lane
+    def __init__(self, spec: ModelSpec, streams: DeviceStreams) -> None:
+        self.spec, self._streams = spec, streams
         self._constants = {
-            feed.name: torch.from_numpy(feed.constant(spec.batch)).to(lane.device)
+            feed.name: torch.from_numpy(feed.constant(spec.batch)).to(streams.device)
             for feed in spec.feeds
             if feed.value is not None
         }
         terms = self._terms()
-        self._session = _Bound(open_bound(model_for(spec), terms), spec, spec.output, lane)
-        image = torch.zeros(spec.batch_shape, dtype=torch.float32, device=lane.device)
+        self._session = _DeviceSession(open_on_device(model_for(spec), terms), spec, spec.output, streams)
+        image = torch.zeros(spec.batch_shape, dtype=torch.float32, device=streams.device)
         self._shape, self._type = self._session.gives(self.given(image))
         tail = tail_of(spec, self._shape)
         # plain arithmetic, for which building a TensorRT engine would take too long
         plain = replace(terms, sizes={}, device="cuda" if terms.device == "tensorrt" else terms.device)
-        self._tail = None if tail is None else _Bound(open_bound(tail, plain), spec, "out", lane)
+        self._tail = None if tail is None else _DeviceSession(open_on_device(tail, plain), spec, "out", streams)
 
     def _terms(self) -> Terms:
         spec, graph = self.spec, read_model(self.spec.path)
@@ -166,7 +166,7 @@ class BoundNetwork:
             device=spec.device,
             options=spec.options,
             sizes=sizes,
-            stream=self._lane.handle,
+            stream=self._streams.handle,
             limit=limit,
             half=half,
             engines=engines,
@@ -185,8 +185,8 @@ class BoundNetwork:
 
     def run(self, given: Given) -> Tensor:
         """The network's raw output for its inputs."""
-        out = torch.empty(self._shape, dtype=self._type, device=self._lane.device)
-        with self._lane.timed("gpu"):
+        out = torch.empty(self._shape, dtype=self._type, device=self._streams.device)
+        with self._streams.timed("gpu"):
             self._session(given, out)
         return out
 
@@ -196,14 +196,14 @@ class BoundNetwork:
         if self._tail is None:
             return scores
         full = (self.spec.batch, self.spec.contract.scores, *self.spec.tiling.tile)
-        out = torch.empty(full, dtype=torch.float32, device=self._lane.device)
+        out = torch.empty(full, dtype=torch.float32, device=self._streams.device)
         self._tail({"scores": scores}, out)
         return out
 
 
-def lane_of(spec: ModelSpec) -> Lane:
+def streams_of(spec: ModelSpec) -> DeviceStreams:
     """The device of a model, with its streams."""
-    return Lane("cpu" if spec.device == "cpu-tensors" else "cuda")
+    return DeviceStreams("cpu" if spec.device == "cpu-tensors" else "cuda")
 
 
 def _alike(patches: Sequence[Patch]) -> Iterator[list[Patch]]:
@@ -221,11 +221,11 @@ def _masks(patches: Sequence[Patch], masks: Tensor | None, tiling: Tiling) -> li
     return [None if patch.invalid is None else mask.reshape(patch.invalid.shape)[inner] for patch, mask in found]
 
 
-class _Bound:
+class _DeviceSession:
     """A session with its inputs and one output, all tensors on the device."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, spec: ModelSpec, out: str, lane: Lane) -> None:
-        self._session, self._spec, self._out, self._lane = session, spec, out, lane
+    def __init__(self, session: onnxruntime.InferenceSession, spec: ModelSpec, out: str, streams: DeviceStreams) -> None:
+        self._session, self._spec, self._out, self._streams = session, spec, out, streams
         self._options = onnxruntime.RunOptions()
         # the next stage follows in the stream and need not wait
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -240,13 +240,13 @@ class _Bound:
         binding = self._binding(given)
         binding.bind_output(self._out, *self._place)
         self._run(binding, given)
-        self._lane.wait()
+        self._streams.wait()
         (value,) = binding.get_outputs()
         return tuple(value.shape()), _TYPES[value.data_type()]
 
     @property
     def _place(self) -> tuple[str, int]:
-        return self._lane.device.type, 0
+        return self._streams.device.type, 0
 
     def _binding(self, given: Given) -> Any:
         binding = self._session.io_binding()

@@ -17,7 +17,7 @@ from segpipe.formats.nnunet_case import NnunetCase
 from segpipe.formats.registry import FORMATS, environment
 from segpipe.formats.samples import is_small, sampled, thinned
 from segpipe.formats.source import Source
-from segpipe.formats.unusual.judge import Judge
+from segpipe.formats.unusual.pixel_check import PixelCheck
 from segpipe.formats.unusual.values import Finding
 from segpipe.geometry.windows import Part
 from segpipe.network.device import ON_HOST, Kind
@@ -105,9 +105,9 @@ class Reading:
     """Source of the only case, if it is in memory."""
 
     @cached_property
-    def judge(self) -> Judge:
+    def pixel_check(self) -> PixelCheck:
         """Judge of pixels by the model's contract, for all cases."""
-        return Judge(self.model.contract)
+        return PixelCheck(self.model.contract)
 
 
 Look = Callable[[Stretch], Sheet]
@@ -203,7 +203,7 @@ def _examined(case: Case, source: Source, sheet: Sheet, scaling: Scaling, readin
     keep = partial(with_findings, case, allow=reading.allow_unusual)
     if reading.findings is not None:
         return keep(sheet, reading.findings), None
-    judged = partial(reading.judge, scaling=scaling, tags=source.tags(), axes=len(source.grid.shape))
+    judged = partial(reading.pixel_check, scaling=scaling, tags=source.tags(), axes=len(source.grid.shape))
     plain = sheet.regridding is None and not reading.model.contract.neighbours
     if plain and len(sheet.cover) == 1 and is_small(sheet.grid.shape):
         # the same pixels as in the sample of the case

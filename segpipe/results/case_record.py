@@ -9,7 +9,7 @@ from segpipe.formats.identity import hidden, hidden_path
 from segpipe.formats.registry import FORMATS
 from segpipe.formats.scope import lines_of
 from segpipe.formats.source import Scene
-from segpipe.messages.veil import without_names
+from segpipe.messages.redaction import without_names
 from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.opening import Sheet
 from segpipe.results.areas import amount_inside

@@ -19,7 +19,7 @@ from segpipe.formats.case import Case
 from segpipe.formats.identity import Beside, Identity, hidden_path, no_state
 from segpipe.formats.unusual.values import Finding
 from segpipe.geometry.windows import Part
-from segpipe.messages.redact import cleaned, without_secrets
+from segpipe.messages.url_secrets import cleaned, without_secrets
 from segpipe.network.scaling import Scaling
 from segpipe.results.device_kind import device_kind
 from segpipe.results.records import Run

@@ -16,7 +16,7 @@ from segpipe.formats.registry import FORMATS
 from segpipe.formats.scene_masks import without_mask
 from segpipe.formats.sink import Derived
 from segpipe.messages.names import folded
-from segpipe.messages.redact import cleaned
+from segpipe.messages.url_secrets import cleaned
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
 from segpipe.results.class_files import has_class_files, is_class_file

@@ -9,8 +9,8 @@ from typing import Any, TextIO
 
 from segpipe.errors import OutputError
 from segpipe.messages.printable import printable_json
-from segpipe.messages.redact import cleaned
-from segpipe.storage.files import apart, output_errors, remove
+from segpipe.messages.url_secrets import cleaned
+from segpipe.storage.files import output_errors, remove, unshared
 
 WIDTH = 120
 """Longest JSON value, in characters, that is written on one line."""
@@ -180,7 +180,7 @@ class Store(ABC):
     def draft_of(self, name: str, *, flush: bool = True) -> Iterator[Path]:
         """Yield a draft of this attempt alone; publish it if the block succeeds, remove it if it does not."""
         with output_errors(self.path(name)):
-            draft = apart(self.draft(name))
+            draft = unshared(self.draft(name))
             try:
                 yield draft
                 self.publish(draft, name, flush=flush)

@@ -39,7 +39,7 @@ def draft_name(name: str) -> str:
     return hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
-def apart(draft: Path) -> Path:
+def unshared(draft: Path) -> Path:
     """Path beside a draft that no other attempt uses: a lost worker that still lives may write the same file."""
     return draft.with_name(f".{secrets.token_hex(6)}{draft.name}")
 

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from segpipe.jobs.ledger import State
+from segpipe.jobs.case_states import CaseState
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.summary import Summary
 from segpipe.jobs.tasks import Outcome, Watcher
 from segpipe.messages.printable import printable_json
-from segpipe.messages.redact import cleaned
+from segpipe.messages.url_secrets import cleaned
 from segpipe.storage.ownership import refuse_foreign_log
 
 FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
@@ -97,10 +97,10 @@ class Journal(logging.Handler):
 
     def ended(self, summary: Summary) -> None:
         """Write the line of the end of a run."""
-        ledger = summary.ledger
+        states = summary.states
         counts = {
-            "done": ledger.count(State.DONE),
-            "done_before": ledger.count(State.SKIPPED),
+            "done": states.count(CaseState.DONE),
+            "done_before": states.count(CaseState.SKIPPED),
             "failed": len(summary.failed),
         }
         rate = round(summary.megapixels_per_second, 3)

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from segpipe.formats.registry import FORMATS, element_of
-from segpipe.jobs.ledger import State
+from segpipe.jobs.case_states import CaseState
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.summary import Summary
 from segpipe.jobs.tasks import Outcome
@@ -100,10 +100,10 @@ def conclude(prepared: Prepared, summary: Summary) -> None:
 
 
 def _totals_line(summary: Summary, element: str) -> str:
-    ledger = summary.ledger
-    missing, outside = ledger.count(State.MISSING), ledger.count(State.OUTSIDE)
+    states = summary.states
+    missing, outside = states.count(CaseState.MISSING), states.count(CaseState.OUTSIDE)
     return (
-        f"{ledger.count(State.DONE)} done, {ledger.count(State.SKIPPED)} done before, {len(summary.failed)} failed"
+        f"{states.count(CaseState.DONE)} done, {states.count(CaseState.SKIPPED)} done before, {len(summary.failed)} failed"
         + f", {outside} outside the area of interest" * bool(outside)
         + f", {missing} missing" * bool(missing)
         + f" in {summary.seconds:.1f} s, {summary.megapixels_per_second:.1f} M{element}/s"
@@ -112,7 +112,7 @@ def _totals_line(summary: Summary, element: str) -> str:
 
 def _areas_line(prepared: Prepared, summary: Summary) -> Iterator[str]:
     """Areas per class over all cases that have a mask."""
-    cases = summary.ledger.count(State.DONE) + summary.ledger.count(State.SKIPPED)
+    cases = summary.states.count(CaseState.DONE) + summary.states.count(CaseState.SKIPPED)
     if cases > ADDED_UP:
         yield f"areas: not added up for more than {ADDED_UP:,} cases"
     elif cases:

@@ -7,8 +7,8 @@ import click
 
 from segpipe.jobs.status import Status
 from segpipe.messages.printable import printable_json
-from segpipe.messages.redact import cleaned
-from segpipe.messages.veil import HIDDEN
+from segpipe.messages.redaction import HIDDEN
+from segpipe.messages.url_secrets import cleaned
 from segpipe.terminal.progress import say
 
 LISTED = 20

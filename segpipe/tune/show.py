@@ -10,7 +10,7 @@ from rich.table import Table
 
 from segpipe.messages.console import console, echo
 from segpipe.messages.printable import printable, printable_json
-from segpipe.messages.redact import cleaned
+from segpipe.messages.url_secrets import cleaned
 from segpipe.tune.choices import Axes, Network
 from segpipe.tune.measure import Tuned
 from segpipe.tune.table import Row

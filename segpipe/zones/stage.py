@@ -16,8 +16,8 @@ from segpipe.geometry.grid import Float
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.raster_grid import NoGroundError, ground_of
 from segpipe.messages.printable import printable
-from segpipe.overlap.crowd import MOST_KEPT
 from segpipe.overlap.finished import Classes, FinishedCase, extent_of
+from segpipe.overlap.mask_stack import MOST_KEPT
 from segpipe.overlap.order import Neighbourhood
 from segpipe.overrides import Overrides
 from segpipe.results.records import records
@@ -157,8 +157,8 @@ def _add_up(task: ZonesTask, zones: Zones, output: Store, cases: Iterable[Case],
     totals = ZoneTotals.empty(zones, _common_classes(finished))
     placed = list(_on_earth(output, finished))
     together = Neighbourhood.of(output, [case for case, _ in placed], [where for _, where in placed], task.rule)
-    if len(together.crowds) > MOST_KEPT:
-        for k in together.by_crowd:
+    if len(together.stacks) > MOST_KEPT:
+        for k in together.by_stack:
             look()
             _zones_of(output, together, k, zones)  # which are kept
     for k in range(len(together.cases)):

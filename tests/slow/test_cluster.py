@@ -199,7 +199,7 @@ def test_a_worker_of_several_threads_is_refused_where_they_would_share_what_is_f
             None,
             Run(read_spec(settings), settings),
             1,
-            dask_worker.Origin("own", "", None),
+            dask_worker.ClientInfo("own", "", None),
             pure=False,
         )
         with pytest.raises(WorkerError, match="one thread each on a GPU"):

@@ -29,7 +29,7 @@ from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.gdal_messages import messages
 from segpipe.formats.raster.source import RasterSource
 from segpipe.formats.raster.tiff import check_tags, verify_files
-from segpipe.formats.veil import hidden_inputs
+from segpipe.formats.redaction import hidden_inputs
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings

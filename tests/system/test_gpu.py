@@ -23,7 +23,7 @@ from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.network.arrays import HOST
 from segpipe.network.device import DeviceMemory, gpu_facts
-from segpipe.network.device_arrays import DeviceArrays, Lane, Upload, scaled
+from segpipe.network.device_arrays import DeviceArrays, DeviceStreams, Upload, scaled
 from segpipe.network.read import read_spec
 from segpipe.network.scaling import Scaling
 from segpipe.pipeline.blend import Strip
@@ -75,22 +75,22 @@ def bytes_of(out):
 
 
 @pytest.fixture
-def lane():
-    return Lane("cpu" if DEVICE == "cpu-tensors" else "cuda")
+def streams():
+    return DeviceStreams("cpu" if DEVICE == "cpu-tensors" else "cuda")
 
 
-def test_the_device_is_a_gpu(lane):
-    assert lane.pinned or DEVICE == "cpu-tensors"
-    assert DEVICE == "cpu-tensors" or (gpu_facts()["name"] and lane.handle)
+def test_the_device_is_a_gpu(streams):
+    assert streams.pinned or DEVICE == "cpu-tensors"
+    assert DEVICE == "cpu-tensors" or (gpu_facts()["name"] and streams.handle)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "uint32", "float32", "float64"])
-def test_scaling_gives_the_bytes_of_numpy(dtype, lane):
+def test_scaling_gives_the_bytes_of_numpy(dtype, streams):
     rng = np.random.default_rng(0)
     stored = (rng.random((3, 4, 200, 300)) * 200).astype(dtype)
     invalid = rng.random((3, 200, 300)) < 0.2
     scaling = Scaling(np.full(4, 1e-4) * [1, 2, 3, 4], np.full(4, -0.3), np.full(4, -0.29), np.full(4, -0.28))
-    arrays, upload, masks = DeviceArrays(lane, 4), Upload(lane), Upload(lane)
+    arrays, upload, masks = DeviceArrays(streams, 4), Upload(streams), Upload(streams)
     for _ in range(5):  # so that buffers are used again while they are on their way
         with arrays.here(), upload.send(list(stored)) as sent, masks.send(list(invalid)) as where:
             there = scaled(sent, scaling, where, arrays)
@@ -101,9 +101,9 @@ def test_scaling_gives_the_bytes_of_numpy(dtype, lane):
         invalid = invalid[::-1].copy()
 
 
-def test_sums_and_labels_have_the_bytes_of_numpy(lane):
+def test_sums_and_labels_have_the_bytes_of_numpy(streams):
     cover = Cover((500, 700), Tiling((128, 128), (32, 32), (8, 8), "gaussian"))
-    rng, weights, arrays = np.random.default_rng(0), Weights.over(cover), DeviceArrays(lane, 4)
+    rng, weights, arrays = np.random.default_rng(0), Weights.over(cover), DeviceArrays(streams, 4)
     strips = Strip(cover), Strip(cover, arrays=arrays)
     terms = parse_contract(contract(3, 6), "test")
     deciding = [Decision(terms, "logits", where) for where in (HOST, arrays)]
@@ -122,8 +122,8 @@ def test_sums_and_labels_have_the_bytes_of_numpy(lane):
         assert finite
 
 
-def test_the_first_of_equal_scores_wins(lane):
-    arrays = DeviceArrays(lane, 4)
+def test_the_first_of_equal_scores_wins(streams):
+    arrays = DeviceArrays(streams, 4)
     scores = np.random.default_rng(0).integers(0, 3, (7, 300, 300)).astype(np.float32)
     with arrays.here():
         winner, best = arrays.fetch(*arrays.most_likely(arrays.put(scores), np.dtype(np.uint8)))()
@@ -193,24 +193,24 @@ def test_a_graph_of_free_sizes_that_computes_shapes_runs_on_the_device(tmp_path,
     assert "run on the CPU" not in caplog.text
 
 
-def test_a_profile_tells_what_the_device_itself_has_taken(tmp_path, lane):
+def test_a_profile_tells_what_the_device_itself_has_taken(tmp_path, streams):
     source, model = scene(tmp_path / "in" / "scene.tif"), pooling(tmp_path / "m.onnx", 3, 4)
     flags = {"input": (str(source),), "model": model, "output": tmp_path / "out", "executor": "serial", "device": DEVICE}
     summary = carry_out(prepare(load_settings(None, flags | {"profile": True})), Silent())
     stages = summary.profile.stages
     assert min(stages[name].busy for name in ("upload", "download")) > 0
-    assert summary.profile.limit == (stages["gpu"] if lane.pinned else stages["infer"]).busy > 0
+    assert summary.profile.limit == (stages["gpu"] if streams.pinned else stages["infer"]).busy > 0
 
 
-def test_memory_is_planned_and_what_does_not_fit_is_refused(tmp_path, lane):
-    if not lane.pinned:
+def test_memory_is_planned_and_what_does_not_fit_is_refused(tmp_path, streams):
+    if not streams.pinned:
         return
     source, model = scene(tmp_path / "in" / "scene.tif"), pooling(tmp_path / "m.onnx", 3, 4, tile=[512, 512])
     flags = {"input": (str(source),), "model": model, "output": tmp_path / "out", "executor": "serial", "device": DEVICE}
     spec = try_out(read_spec(load_settings(None, flags)))
     assert spec.memory is not None
     assert spec.memory.strip > 0
-    hog = torch.empty(max(lane.free() - 2**30, 0), dtype=torch.uint8, device="cuda")
+    hog = torch.empty(max(streams.free() - 2**30, 0), dtype=torch.uint8, device="cuda")
     with pytest.raises(DeviceMemoryError, match=r"lower --batch"):
         try_out(read_spec(load_settings(None, flags | {"batch": 512})))
     tight = load(replace(spec, batch=512, memory=DeviceMemory(2**40, 2**40)))  # planned with more memory: smaller batches do

@@ -28,9 +28,9 @@ from volumes import voxels, write
 import segpipe
 from segpipe.errors import SettingsError
 from segpipe.formats.dicom import pixels as dicom_pixels
-from segpipe.formats.veil import hidden_inputs, names_of
+from segpipe.formats.redaction import hidden_inputs, names_of
 from segpipe.jobs.lookup import paths_of
-from segpipe.messages.veil import HIDDEN, Veil, path_code, veiled, without_paths
+from segpipe.messages.redaction import HIDDEN, Redactor, path_digest, redacting, without_paths
 from segpipe.settings import load_settings
 from segpipe.storage import retry
 
@@ -278,7 +278,7 @@ def test_a_current_folder_that_changes_between_runs_of_a_process(tmp_path: Path,
     monkeypatch.chdir(tmp_path)
     for name in ("Mustermann", "Zornberg"):
         (tmp_path / name).mkdir()
-        with veiled(Veil((".",))):
+        with redacting(Redactor((".",))):
             assert name not in without_paths(f"{name}/x.dcm cannot be read")
 
 
@@ -376,16 +376,16 @@ def test_paths_are_found_in_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "scans" / "Hans Zorn").mkdir(parents=True)
     (tmp_path / "scans" / "Hans Zorn" / "1.dcm").touch()
     monkeypatch.chdir(tmp_path)
-    hashes = [f"[path {path_code(path)}]" for path in ("scans/Hans Zorn", "scans/Hans Zorn/1.dcm", "scans/Hans Zo")]
+    hashes = [f"[path {path_digest(path)}]" for path in ("scans/Hans Zorn", "scans/Hans Zorn/1.dcm", "scans/Hans Zo")]
     expected = TEXTS[text].format(*hashes, cut=hashes[2])
-    veil = Veil(("scans",), ("scans/out",))
-    assert veil.paths(text.format(here=tmp_path)) == expected
-    assert veil.message(expected) == expected
+    redactor = Redactor(("scans",), ("scans/out",))
+    assert redactor.paths(text.format(here=tmp_path)) == expected
+    assert redactor.message(expected) == expected
 
 
 def test_names_alone_are_hidden_and_words_are_not(tmp_path: Path) -> None:
-    veil = Veil(("scans",), (), ["Zorn.CT.0001.IMA", "series", "CT", "0003", "12345678"])
-    text = veil.message("series 3 of CT: Zorn.CT.0001.IMA, 0003, 12345678, Zorn.CT.0001.IMA2")
+    redactor = Redactor(("scans",), (), ["Zorn.CT.0001.IMA", "series", "CT", "0003", "12345678"])
+    text = redactor.message("series 3 of CT: Zorn.CT.0001.IMA, 0003, 12345678, Zorn.CT.0001.IMA2")
     assert re.fullmatch(r"series 3 of CT: \[name \w+\], 0003, \[name \w+\], Zorn.CT.0001.IMA2", text)
 
 
@@ -394,5 +394,5 @@ def test_nothing_is_hidden_of_cases_named_after_paths(tmp_path: Path) -> None:
     with hidden_inputs(settings):
         assert without_paths("scans/a.dcm") == "scans/a.dcm"
     assert list(names_of([], ["scans"])) == ["scans", "scans"]
-    with veiled(None):
+    with redacting(None):
         assert without_paths("scans/a.dcm") == "scans/a.dcm"

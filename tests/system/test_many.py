@@ -16,8 +16,8 @@ from scenes import SEGPIPE, Silent, assert_same, begin, begin_and_stop, go_on_un
 
 from segpipe.formats.cases import find_cases
 from segpipe.jobs import plan
+from segpipe.jobs.case_states import CaseState
 from segpipe.jobs.launch import carry_out
-from segpipe.jobs.ledger import State
 from segpipe.jobs.plan import JOB_WINDOWS, LOOKED_AT
 from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec
@@ -61,7 +61,7 @@ def make_seen(root, count):
         flags = {"input": ("in",), "model": "m.onnx", "output": "seen", "executor": "serial", "device": "cpu"}
         prepared = prepare(load_settings(None, flags), look=True)
         assert not prepared.plan.unseen
-        assert carry_out(prepared, Silent()).ledger.count(State.DONE) == count + len(OTHERS)
+        assert carry_out(prepared, Silent()).states.count(CaseState.DONE) == count + len(OTHERS)
     return root
 
 
@@ -160,14 +160,14 @@ def test_a_dry_run_looks_at_all(pictures, tmp_path):
 HELD = """
 import sys, tracemalloc
 from segpipe.formats import cases
-from segpipe.jobs import ledger
+from segpipe.jobs import case_states
 tracemalloc.start()
 found = cases.find_cases(sys.argv[1:])
-noted = ledger.Ledger(found)
+noted = case_states.CaseStates(found)
 for case in found:
-    noted.note(case.name, ledger.State.DONE)
+    noted.set(case.name, case_states.CaseState.DONE)
 print(tracemalloc.get_traced_memory()[0])
-assert noted.names(ledger.State.DONE) == [case.name for case in found]
+assert noted.names(case_states.CaseState.DONE) == [case.name for case in found]
 """
 
 

@@ -21,8 +21,8 @@ from networks import pixelwise
 from overlapping import RULES, UTM, joined, make_scenes, read, run, scene, totals
 from rio_cogeo.cogeo import cog_validate
 
+from segpipe.overlap import mask_cache
 from segpipe.overlap import mosaic as joining
-from segpipe.overlap import shelf
 from segpipe.storage.folder import DRAFTS, Folder
 from segpipe.storage.places import store_at
 
@@ -90,7 +90,7 @@ def test_a_mosaic_in_small_blocks_has_the_same_bytes(made: Path, tmp_path: Path,
     assert mosaic(made, target=str(tmp_path / "a.tif")).returncode == 0
     data = {suffix: (tmp_path / f"a{suffix}").read_bytes() for suffix in (".tif", ".tif.aux.xml")}
     monkeypatch.setattr(joining, "TILE", 16)
-    monkeypatch.setattr(shelf, "MOST", 1)
+    monkeypatch.setattr(mask_cache, "MOST", 1)
     monkeypatch.setattr("segpipe.formats.raster.sink.HELD_BYTES", 0)  # by a draft on disk, as large maps
     assert mosaic(made, target=str(tmp_path / "b.tif")).returncode == 0
     assert {suffix: (tmp_path / f"b{suffix}").read_bytes() for suffix in data} == data
@@ -324,7 +324,7 @@ def test_a_mosaic_of_more_masks_than_files_may_be_open(rule: str, tmp_path: Path
     places = {f"s{k:02d}": (4 * k, 0) for k in range(14)}
     make_scenes(tmp_path, places)
     assert run(tmp_path, "--confidence").returncode == 0
-    monkeypatch.setattr(shelf, "SHARE", 20)  # descriptors of the tests themselves count, too
+    monkeypatch.setattr(mask_cache, "SHARE", 20)  # descriptors of the tests themselves count, too
     with few_files(12):
         done = mosaic(tmp_path, "--overlap-rule", rule)
     assert done.returncode == 0, done.stderr

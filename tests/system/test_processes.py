@@ -21,13 +21,13 @@ from segpipe import settings as settings_module
 from segpipe.errors import InputError, ModelError, SourceError, WorkerError
 from segpipe.formats.case import Case
 from segpipe.jobs import processes, worker_process
-from segpipe.jobs.carrying import Carrier, Throttled
 from segpipe.jobs.launch import carry_out, executor_of
 from segpipe.jobs.lost import ALONE, RETRIES, split_job
-from segpipe.jobs.orders import Ahead, Alive, Broke, Carry, End, Ended, Pixels, Ready, Setup
+from segpipe.jobs.orders import Ahead, Alive, Broke, End, Ended, Pixels, Ready, RunTask, Setup
 from segpipe.jobs.plan import Job
 from segpipe.jobs.prepare import prepare
 from segpipe.jobs.processes import STARTS, _Attempt, _Board, _Losses, _Worker
+from segpipe.jobs.task_runner import TaskRunner, Throttled
 from segpipe.jobs.tasks import Halt, Outcome
 from segpipe.jobs.worker import _portable
 from segpipe.jobs.worker_process import LostError, _spare, spare_worker, start_worker, take_spare, tell_spare
@@ -76,11 +76,11 @@ def test_a_worker_carries_out_tasks_until_it_is_asked_to_end(root):
         *environ
     }
     worker.send(Setup.of(run, 1))
-    worker.send(Carry(Job((Case("a", str(root / "in" / "a.tif")),))))
+    worker.send(RunTask(Job((Case("a", str(root / "in" / "a.tif")),))))
     ended = awaited(worker, Ended)
     assert [(one.case.name, one.error, one.pixels) for one in ended.results] == [("a", None, 70 * 90)]
     (root / "m.onnx").write_bytes(b"")
-    worker.send(Carry(Job((Case("gone", str(root / "in" / "gone.tif")),))))
+    worker.send(RunTask(Job((Case("gone", str(root / "in" / "gone.tif")),))))
     assert "cannot be opened" in awaited(worker, Ended).results[0].error  # it has its model
     worker.send(End())
     worker.join()
@@ -96,7 +96,7 @@ def test_a_worker_that_cannot_load_the_model_says_why_with_each_task(root):
     worker = start_worker()
     awaited(worker, Ready)
     worker.send(Setup.of(run, 1))
-    worker.send(Carry(Job((Case("a", str(root / "in" / "a.tif")),))))
+    worker.send(RunTask(Job((Case("a", str(root / "in" / "a.tif")),))))
     error = awaited(worker, Broke).error
     assert isinstance(error, ModelError)
     assert "has changed since this run began" in str(error)
@@ -158,7 +158,7 @@ def test_progress_is_reported_at_intervals_and_in_full(root):
         raise WorkerError("no model")
 
     with pytest.raises(WorkerError, match="no model"):
-        Carrier(run, 1, nothing, told.append).carry_out(Job((Case("a", "a.tif"),)), lambda stop: None)
+        TaskRunner(run, 1, nothing, told.append).carry_out(Job((Case("a", "a.tif"),)), lambda stop: None)
 
 
 # --- a worker that is started ahead ---------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_a_model_that_is_told_ahead_costs_no_task(root):
         worker = take_spare()
         tell_spare(Ahead(gone))  # nobody hears it
     awaited(worker, Ready)
-    for order in (Setup.of(run, 1), Ahead(gone), Carry(Job((Case("a", str(root / "in" / "a.tif")),)))):
+    for order in (Setup.of(run, 1), Ahead(gone), RunTask(Job((Case("a", str(root / "in" / "a.tif")),)))):
         worker.send(order)  # one that is late, as of another run, is passed over
     assert awaited(worker, Ended).results[0].error is None
     worker.send(End())

@@ -15,8 +15,8 @@ from scenes import Silent
 
 from segpipe import __version__
 from segpipe.cli import main
+from segpipe.jobs.case_states import CaseState
 from segpipe.jobs.launch import carry_out
-from segpipe.jobs.ledger import State
 from segpipe.jobs.prepare import prepare
 from segpipe.results.records import read_record, records
 from segpipe.results.schema import SCHEMA, Amount, LaterSchemaError, Record, RecordedInput, RecordedModel, parse_record
@@ -186,7 +186,7 @@ def age(name: str) -> None:
 @pytest.fixture
 def mixed(scenes):
     """An output folder with two records of schema 1 and one of schema 2; the bytes of its table before."""
-    assert carry_out(prepared(), Silent()).ledger.count(State.DONE) == 3
+    assert carry_out(prepared(), Silent()).states.count(CaseState.DONE) == 3
     before = Path("out/areas.csv").read_bytes()
     age("field")
     age("picture")

@@ -38,7 +38,7 @@ from segpipe.network.device import (
     engine_folder,
     providers,
 )
-from segpipe.network.device_arrays import BUFFERS, CONSTANTS, DeviceArrays, Lane, Upload, scaled
+from segpipe.network.device_arrays import BUFFERS, CONSTANTS, DeviceArrays, DeviceStreams, Upload, scaled
 from segpipe.network.read import read_spec
 from segpipe.network.scaling import Scaling
 from segpipe.pipeline import infer_gpu
@@ -46,7 +46,7 @@ from segpipe.pipeline.agreement import checked_agreement
 from segpipe.pipeline.blend import Strip
 from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.gpu_check import _device_memory
-from segpipe.pipeline.infer_gpu import BoundModel, _engine_key
+from segpipe.pipeline.infer_gpu import DeviceModel, _engine_key
 from segpipe.pipeline.memory import STRETCHES
 from segpipe.pipeline.stretch import STRETCH_BYTES
 from segpipe.pipeline.tiles import Patch
@@ -56,8 +56,8 @@ from segpipe.timing import spans
 from segpipe.timing.report import account
 from segpipe.timing.spans import begin
 
-LANE = Lane("cpu")
-TENSORS = DeviceArrays(LANE, 4)
+STREAMS = DeviceStreams("cpu")
+TENSORS = DeviceArrays(STREAMS, 4)
 
 
 @st.composite
@@ -107,7 +107,7 @@ def test_scaling_gives_the_same_bytes_in_every_type(dtype, clip, fill):
     limits = (np.array([-0.5, 0, 0.1]), np.array([0.9, 1, 2.0])) if clip else (None, None)
     fills = np.array([3.0, 0.1, -7]) if fill else None
     scaling = Scaling(np.array([1e-4, 0.3, 1 / 255]), np.array([0.1, -3.3, 0]), *limits, fill=fills)
-    upload, masks = Upload(LANE), Upload(LANE)
+    upload, masks = Upload(STREAMS), Upload(STREAMS)
     with upload.send(list(stored)) as sent, masks.send(list(invalid)) as where:
         assert sent.numpy().tobytes() == stored.tobytes()
         there = scaled(sent, scaling, where, TENSORS)
@@ -116,7 +116,7 @@ def test_scaling_gives_the_same_bytes_in_every_type(dtype, clip, fill):
 
 
 def test_buffers_take_turns_and_grow():
-    upload, kept = Upload(LANE), []
+    upload, kept = Upload(STREAMS), []
     for size in (3, 50, 7, 50, 80):
         stored = [pixels_of("uint16", (2, size, size), seed) for seed in range(3)]
         with upload.send(stored) as sent:
@@ -305,14 +305,14 @@ def test_torch_stays_out_of_a_run_on_the_cpu(scenes, tmp_path):
 
 def short_of_memory(monkeypatch, most):
     """Let the device have memory for batches of some size only."""
-    whole = BoundModel.score
+    whole = DeviceModel.score
 
     def score(self, tiles):
         if self.spec.batch > most:
             raise DeviceMemoryError("the device's memory is used up")
         return whole(self, tiles)
 
-    monkeypatch.setattr(BoundModel, "score", score)
+    monkeypatch.setattr(DeviceModel, "score", score)
 
 
 @pytest.mark.parametrize("parts", [None, 3])
@@ -333,28 +333,33 @@ def test_a_batch_without_memory_is_halved_and_its_cases_begin_anew(parts, scenes
 def test_a_record_names_every_batch_that_parts_of_its_case_were_done_with(scenes, run_serial, tmp_path, monkeypatch):
     model, out = deep(tmp_path / "m.onnx"), tmp_path / "out"
     prepared = prepare(load_settings(None, flags_of(scenes / "0.tif", model, out, batch=8, parts=3)))
-    whole = BoundModel.score
+    whole = DeviceModel.score
 
     def score(self, tiles):
         if self.spec.batch == 8 and list(out.glob(".parts/*/*.npz")):
             raise DeviceMemoryError("the device's memory is used up")
         return whole(self, tiles)
 
-    monkeypatch.setattr(BoundModel, "score", score)
+    monkeypatch.setattr(DeviceModel, "score", score)
     assert not carry_out(prepared, Silent()).failed
     assert json.loads((out / "0.json").read_text())["device"]["batch"] == [4, 8]
 
 
 def with_memory_for(monkeypatch, most):
     """Let the device open networks, and run them, for batches of some size only; sessions that are open."""
-    run, gives, opened, live = infer_gpu._Bound.__call__, infer_gpu._Bound.gives, infer_gpu.open_bound, weakref.WeakSet()
+    run, gives, opened, live = (
+        infer_gpu._DeviceSession.__call__,
+        infer_gpu._DeviceSession.gives,
+        infer_gpu.open_on_device,
+        weakref.WeakSet(),
+    )
 
     def call(self, given, out):
         if len(next(iter(given.values()))) > most["run"]:
             raise DeviceMemoryError("the device's memory is used up")
         run(self, given, out)
 
-    def open_bound(model, terms):
+    def open_on_device(model, terms):
         assert not live, "the session before is still there"
         session = opened(model, terms)
         live.add(session)
@@ -365,9 +370,9 @@ def with_memory_for(monkeypatch, most):
             raise DeviceMemoryError("no room for the network")
         return gives(self, given)
 
-    monkeypatch.setattr(infer_gpu._Bound, "__call__", call)
-    monkeypatch.setattr(infer_gpu._Bound, "gives", first)
-    monkeypatch.setattr(infer_gpu, "open_bound", open_bound)
+    monkeypatch.setattr(infer_gpu._DeviceSession, "__call__", call)
+    monkeypatch.setattr(infer_gpu._DeviceSession, "gives", first)
+    monkeypatch.setattr(infer_gpu, "open_on_device", open_on_device)
     return live
 
 
@@ -376,19 +381,19 @@ def test_a_smaller_batch_is_opened_once_the_larger_one_is_gone_and_halved_until_
     settings = load_settings(None, flags_of(scenes, deep(tmp_path / "m.onnx"), tmp_path / "out", batch=16))
     prepared, most = prepare(settings), {"run": 3, "open": 16}
     with_memory_for(monkeypatch, most)
-    monkeypatch.setattr(BoundModel, "shrink", lambda self: most.update(open=3) or shrink(self))
+    monkeypatch.setattr(DeviceModel, "shrink", lambda self: most.update(open=3) or shrink(self))
     summary = carry_out(prepared, Silent())
     assert (summary.failed, summary.problems) == ([], [])
     assert {json.loads(p.read_text())["device"]["batch"] for p in (tmp_path / "out").glob("[0-9].json")} == {2}
 
 
-shrink = BoundModel.shrink
+shrink = DeviceModel.shrink
 
 
 def test_a_model_that_found_no_memory_at_all_is_opened_again_when_there_is_some(spec, monkeypatch):
     most = {"run": 9, "open": 9}
     live = with_memory_for(monkeypatch, most)
-    model, patch = BoundModel(replace(spec, batch=4)), Patch(np.ones((3, 64, 64), np.float32))
+    model, patch = DeviceModel(replace(spec, batch=4)), Patch(np.ones((3, 64, 64), np.float32))
     with model.arrays.here():
         whole = model.score([patch])[0].numpy()
     most["open"] = 0
@@ -407,14 +412,14 @@ def test_a_model_that_found_no_memory_at_all_is_opened_again_when_there_is_some(
 
 
 def test_a_model_that_was_replaced_is_not_opened_again(spec):
-    model = BoundModel(replace(spec, batch=4))
+    model = DeviceModel(replace(spec, batch=4))
     spec.path.write_bytes(spec.path.read_bytes() + b"\x00\x00")
     with pytest.raises(ModelError, match="has changed since this run began"):
         model.shrink()
 
 
 def test_what_a_failed_case_held_is_given_back_where_the_batch_cannot_be_smaller(spec):
-    model, held = BoundModel(replace(spec, batch=1)), torch.zeros(1)
+    model, held = DeviceModel(replace(spec, batch=1)), torch.zeros(1)
     error = DeviceMemoryError("the device's memory is used up")
     error.held, error.itself, seen = held, error, weakref.ref(held)
     del error, held
@@ -423,7 +428,7 @@ def test_what_a_failed_case_held_is_given_back_where_the_batch_cannot_be_smaller
 
 
 def test_an_upload_whose_buffer_found_no_memory_goes_well_once_there_is_some(monkeypatch):
-    upload, sizes = Upload(Lane("cpu")), []
+    upload, sizes = Upload(DeviceStreams("cpu")), []
     pixels, make = [np.arange(12, dtype=np.uint16).reshape(3, 4)], torch.empty
 
     def empty(size, **more):
@@ -441,7 +446,7 @@ def test_an_upload_whose_buffer_found_no_memory_goes_well_once_there_is_some(mon
 
 
 def test_constants_of_cases_do_not_pile_up_on_a_device():
-    arrays = DeviceArrays(Lane("cpu"), lag=1)
+    arrays = DeviceArrays(DeviceStreams("cpu"), lag=1)
     for k in range(1000):
         assert arrays.constant(np.array([k])).tolist() == [k]
     assert arrays.constant(np.array([999])) is arrays.constant(np.array([999]))
@@ -627,27 +632,27 @@ def recorder():
     begin(on=False)
 
 
-def timing_lane(work):
-    """A lane as on a GPU, whose streams are the moments at which they come to an event."""
-    lane = Lane("cpu")
-    lane.pinned, lane._module, lane.work = True, SimpleNamespace(Event=FakeEvent), iter(work)
-    return lane
+def timing_streams(work):
+    """Streams as on a GPU, whose streams are the moments at which they come to an event."""
+    streams = DeviceStreams("cpu")
+    streams.pinned, streams._module, streams.work = True, SimpleNamespace(Event=FakeEvent), iter(work)
+    return streams
 
 
 def test_a_profile_counts_what_the_device_took_once_it_is_done(recorder):
     """No GPU is needed to see that nothing waits for one."""
-    lane = timing_lane([1.0, 3.0, 10.0, 14.0])
+    streams = timing_streams([1.0, 3.0, 10.0, 14.0])
     for stage, stream in (("gpu", None), ("upload", iter([2.0, 9.0])), ("gpu", None)):
-        with lane.timed(stage, stream):
+        with streams.timed(stage, stream):
             pass
-    lane.report_timings()
+    streams.report_timings()
     assert not any(total.busy for total in recorder.taken().totals.values())
-    lane._timed[0][-1].done = True
-    lane.report_timings()
+    streams._timed[0][-1].done = True
+    streams.report_timings()
     assert recorder.taken().totals["gpu"].busy == pytest.approx(2.0)
-    for _, _, stop in lane._timed:
+    for _, _, stop in streams._timed:
         stop.done = True
-    lane.report_timings()
+    streams.report_timings()
     busy = {name: total.busy for name, total in recorder.taken().totals.items()}
     assert busy == pytest.approx({"gpu": 6.0, "upload": 7.0})
     found = account(recorder, workers=1, calls=1, on_cpu=False)
@@ -656,10 +661,10 @@ def test_a_profile_counts_what_the_device_took_once_it_is_done(recorder):
 
 
 def test_nothing_is_timed_where_nobody_profiles():
-    lane = timing_lane([])
-    with lane.timed("gpu"):
+    streams = timing_streams([])
+    with streams.timed("gpu"):
         pass
-    assert not lane._timed
+    assert not streams._timed
 
 
 def test_why_a_provider_was_not_taken_is_told(tmp_path, monkeypatch):

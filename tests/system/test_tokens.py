@@ -20,7 +20,7 @@ from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.jobs.status import read_status
 from segpipe.messages.console import echo
-from segpipe.messages.redact import cleaned, is_cut, without_secrets
+from segpipe.messages.url_secrets import cleaned, is_cut, without_secrets
 from segpipe.results.parts import cut_key
 from segpipe.settings import load_settings
 from segpipe.terminal.chosen import settings_lines

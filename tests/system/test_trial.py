@@ -14,14 +14,14 @@ from segpipe.errors import SettingsError
 from segpipe.jobs.cluster import connected
 from segpipe.jobs.prepare import Prepared, prepare
 from segpipe.jobs.trial import (
-    PAYS_APART,
+    PAYS_IN_TURN,
     Split,
     Trial,
     _key,
     _same,
     fastest,
     measure,
-    measure_apart,
+    measure_in_turn,
     memory_file,
     recall,
     remember,
@@ -183,14 +183,14 @@ def test_workers_of_this_machine_start_no_threads_of_libraries_and_are_not_looke
 def test_threads_of_a_network_with_large_scores_are_tried_one_after_the_other(scene, tmp_path, cache):
     found = prepared(local(tmp_path / "m.onnx"), scene, 1, tile=64, overlap=16)
     plan = replace(found.plan, threads=2)
-    assert sum(case.windows for case in plan.seen) >= PAYS_APART
+    assert sum(case.windows for case in plan.seen) >= PAYS_IN_TURN
     lines: list[str] = []
     run, settled = settle(found.run, plan, lines.append)
     assert settled.calls == 1
     assert run.model.threads in (1, 2)
     assert settle(found.run, plan, lines.append) == (run, settled)
     assert lines[1] == f"{lines[0]}, as {cache} says"
-    trial = measure_apart(found.run.model, [Split(1, 1), Split(1, 2)])
+    trial = measure_in_turn(found.run.model, [Split(1, 1), Split(1, 2)])
     assert all(trial.seconds.values())
 
 

@@ -19,7 +19,7 @@ from segpipe.cli import main
 from segpipe.contract import Contract, parse_contract
 from segpipe.formats.case import Case
 from segpipe.formats.cases import find_cases
-from segpipe.formats.unusual.judge import Judge
+from segpipe.formats.unusual.pixel_check import PixelCheck
 from segpipe.formats.unusual.values import Finding
 from segpipe.network.scaling import case_scaling, fixed_scaling
 from segpipe.overrides import AS_STORED
@@ -54,7 +54,7 @@ Range = tuple[float, float]
 def judged(pixels: Pixels, terms: Contract, tags: tuple[float, float] = (1.0, 0.0)) -> list[Finding]:
     count = len(pixels)
     bands = np.full(count, tags[0]), np.full(count, tags[1])
-    return Judge(terms)(pixels.reshape(count, -1), fixed_scaling(terms, None), bands, axes=2)
+    return PixelCheck(terms)(pixels.reshape(count, -1), fixed_scaling(terms, None), bands, axes=2)
 
 
 def read(path: Path, bands: list[int] | None = None) -> Pixels:
@@ -212,7 +212,7 @@ def test_real_scenes_of_real_models_pass(shared):
     for normalize in ("zscore", "minmax"):
         own = terms(1, scale=1, normalize=normalize)
         scaling = case_scaling(own, fixed_scaling(own, None), lambda _: [nuclei.astype(np.float32)])
-        assert Judge(own)(nuclei, scaling, (np.ones(1), np.zeros(1)), axes=2) == []
+        assert PixelCheck(own)(nuclei, scaling, (np.ones(1), np.zeros(1)), axes=2) == []
     with np.load(shared / "models/clouds/landsat7.npz") as landsat:
         reflectance = np.moveaxis(landsat["img"], -1, 0).reshape(6, -1)[:, ::37]
     assert judged(reflectance, terms(6, scale=1)) == []
@@ -395,16 +395,16 @@ def test_statistics_of_the_case_need_spread(normalize):
     tags = np.ones(4), np.zeros(4)
     low, high = pixels.min(axis=1), pixels.max(axis=1)
     good = scaling.then(1 / (high - low), -low / (high - low))
-    assert Judge(own)(pixels, good, tags, axes=2) == []
+    assert PixelCheck(own)(pixels, good, tags, axes=2) == []
     gain = np.array([1 / 100, 1 / 100, 1 / 100, 0])
-    (found,) = Judge(own)(pixels, scaling.then(gain, -gain), tags, axes=2)
+    (found,) = PixelCheck(own)(pixels, scaling.then(gain, -gain), tags, axes=2)
     assert found.text.startswith(f"all valid pixels of B08 are equal, and {normalize} makes them 0")
 
 
 def test_outliers_stretch_minmax():
     pixels, own = picture(), terms(3, scale=1, normalize="minmax")
     scaling = fixed_scaling(own, None).then(np.full(3, 1 / 65535), np.zeros(3))  # one pixel of 65535
-    (first, *_) = Judge(own)(pixels, scaling, (np.ones(3), np.zeros(3)), axes=2)
+    (first, *_) = PixelCheck(own)(pixels, scaling, (np.ones(3), np.zeros(3)), axes=2)
     assert first.text.startswith("98 % of the sampled pixels of channel 1 lie within 0.3% of the case's range, 0 to 65535")
 
 
@@ -426,7 +426,7 @@ def test_a_dry_run_judges_own_statistics_as_the_run_does(made, keys, far, normal
     pixels, own = made(), terms(4, normalize=normalize, **keys)
     fixed, tags = fixed_scaling(own, None), (np.ones(4), np.zeros(4))
     scaling = case_scaling(own, fixed, lambda _: [fixed(pixels, None)])
-    dry, run = (Judge(own)(pixels, known, tags, axes=2) for known in (None, scaling))
+    dry, run = (PixelCheck(own)(pixels, known, tags, axes=2) for known in (None, scaling))
     assert [finding.far for finding in dry] == ([] if far is None else [far])
     assert [finding for finding in run if "valid pixels" not in finding.text] == dry
 
@@ -665,13 +665,13 @@ def test_volumes_pass(terms_of: str, volume: str, slope: tuple[float, float] | N
     scaling = fixed_scaling(of_volumes, tags)
     if of_volumes.normalize in ("zscore", "minmax"):
         scaling = case_scaling(of_volumes, scaling, lambda scale: [scale(pixels, None)])
-    assert Judge(of_volumes)(pixels, scaling, tags, axes=3) == []
+    assert PixelCheck(of_volumes)(pixels, scaling, tags, axes=3) == []
 
 
 def test_a_volume_of_another_scale_is_named() -> None:
     liver = terms(1, layout="NCDHW", tile=[16], overlap=[4], pixel="physical", **{"scale": 1, **CT["nnU-Net's liver"]})
     pixels = volumes()["abdomen"] * np.float32(1000)
-    (found,) = Judge(liver)(pixels, fixed_scaling(liver, None), None, axes=3)
+    (found,) = PixelCheck(liver)(pixels, fixed_scaling(liver, None), None, axes=3)
     assert "standard deviations from the contract's mean" in found.text
 
 
@@ -684,10 +684,10 @@ def test_nodata_of_a_volume_is_declared_by_a_flag(normalize: str, slope: tuple[f
     pixels = np.where(np.arange(7300) % 3 == 0, -32768, volumes()["abdomen"]).astype("i2")
     for layout in ({}, {"layout": "NCDHW", "tile": [16], "overlap": [4]}):
         model = terms(1, pixel="physical", scale=1, normalize=normalize, **more, **layout)
-        (*_, found) = Judge(model)(pixels, None, tags, axes=3)
+        (*_, found) = PixelCheck(model)(pixels, None, tags, axes=3)
         assert "hold -32768, which looks like nodata" in found.text
         assert found.text.endswith("say so with --nodata")
-    (*_, found) = Judge(model)(pixels, None, tags, axes=2)
+    (*_, found) = PixelCheck(model)(pixels, None, tags, axes=2)
     assert found.text.endswith("gdal_edit.py -a_nodata")
 
 
@@ -696,9 +696,9 @@ def test_a_volume_with_a_slope_is_judged_as_one_without() -> None:
     slices = terms(1, scale=1, pixel="physical", normalize="fixed", mean=45.0, std=60.0)
     air = volumes()["air"]
     tags = np.array([1.0]), np.array([-1024.0])
-    assert Judge(slices)(air, None, None, axes=3) == []
-    assert Judge(slices)((air + 1024).astype("i2"), None, tags, axes=3) == []
-    (found,) = Judge(slices)(air, None, (np.ones(1), np.zeros(1)), axes=2)
+    assert PixelCheck(slices)(air, None, None, axes=3) == []
+    assert PixelCheck(slices)((air + 1024).astype("i2"), None, tags, axes=3) == []
+    (found,) = PixelCheck(slices)(air, None, (np.ones(1), np.zeros(1)), axes=2)
     assert "where the contract expects positive values" in found.text
 
 

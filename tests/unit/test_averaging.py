@@ -178,7 +178,7 @@ def test_scores_are_those_of_monai_given_the_same_windows(tmp_path):
 @pytest.mark.parametrize("fixed", [False, True])
 def test_several_networks_on_a_device_go_on_with_half_the_batch(fixed, tmp_path):
     from segpipe.network.read import read_spec
-    from segpipe.pipeline.infer_gpu import BoundModel
+    from segpipe.pipeline.infer_gpu import DeviceModel
     from segpipe.pipeline.tiles import Patch
     from segpipe.settings import load_settings
 
@@ -188,7 +188,7 @@ def test_several_networks_on_a_device_go_on_with_half_the_batch(fixed, tmp_path)
     pairs = enumerate(zip(nets, shapes, strict=True))
     files = [net.save(tmp_path / f"{k}.onnx", values, classes=3, shape=shape) for k, (net, shape) in pairs]
     flags = {"input": ("x",), "model": files, "tta": "flips", "device": "cpu-tensors"}
-    model = BoundModel(read_spec(load_settings(None, flags | ({} if fixed else {"batch": 4}))))
+    model = DeviceModel(read_spec(load_settings(None, flags | ({} if fixed else {"batch": 4}))))
     patches = [Patch(RNG.normal(size=(1, 32, 32)).astype(np.float32)) for _ in range(2)]
 
     def scores():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from segpipe.geometry.windows import Window
-from segpipe.network.device_arrays import DeviceArrays, Lane
+from segpipe.network.device_arrays import DeviceArrays, DeviceStreams
 from segpipe.pipeline.blend import FinishedBox
 from segpipe.pipeline.confined import confined
 
@@ -56,7 +56,7 @@ def test_without_an_area_boxes_stay_as_they_are():
 
 def test_tensors_of_a_device_become_invalid_alike():
     """As on a GPU, whose masks are tensors."""
-    arrays = DeviceArrays(Lane("cpu"), lag=1)
+    arrays = DeviceArrays(DeviceStreams("cpu"), lag=1)
     sums = torch.zeros((3, *BOX.shape))
     box = FinishedBox(SimpleNamespace(scope=Scope(OUTSIDE)), BOX, sums, torch.tensor(CLOUDS))
     (found,) = confined([box], arrays)

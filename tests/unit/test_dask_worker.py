@@ -8,7 +8,7 @@ from networks import local
 
 from segpipe.errors import WorkerError
 from segpipe.jobs import dask_worker
-from segpipe.jobs.dask_worker import MODELS, Origin, check_place, forget, keep, plugin_of
+from segpipe.jobs.dask_worker import MODELS, ClientInfo, check_files, forget, keep, plugin_of
 from segpipe.network.read import read_spec
 from segpipe.results.records import Run
 from segpipe.settings import load_settings
@@ -46,8 +46,8 @@ def test_a_worker_keeps_the_models_of_several_runs_until_each_ends(run):
 def test_the_lock_tells_whether_an_output_is_the_same(run, tmp_path, monkeypatch):
     monkeypatch.setattr(dask_worker, "PATIENCE", 0.0)
     (tmp_path / "first" / "out" / NAME).write_bytes(b"mine")
-    origin = Origin.of(run, "a")
-    check_place(run, origin, "tcp://there")
+    client = ClientInfo.of(run, "a")
+    check_files(run, client, "tcp://there")
     monkeypatch.chdir(tmp_path / "second")
     for other in (None, b"that of another run"):
         if other is not None:
@@ -55,18 +55,18 @@ def test_the_lock_tells_whether_an_output_is_the_same(run, tmp_path, monkeypatch
         with pytest.raises(
             WorkerError, match=r"the output out of .*/first is not that of tcp://there, which runs in .*/second"
         ):
-            check_place(run, origin, "tcp://there")
+            check_files(run, client, "tcp://there")
     (tmp_path / "second" / "out" / NAME).write_bytes(b"mine")  # a folder that is mounted at two places
-    check_place(run, origin, "tcp://there")
+    check_files(run, client, "tcp://there")
 
 
 @pytest.mark.parametrize("output", ["/shared/out", "s3://maps/out"])
 def test_relative_inputs_need_the_same_folder_wherever_the_output_is(output, run, tmp_path, monkeypatch):
     run = replace(run, settings=run.settings.model_copy(update={"output": output}))
-    origin = Origin("a", str(tmp_path / "first"), None)
-    check_place(run, origin, "tcp://there")
+    client = ClientInfo("a", str(tmp_path / "first"), None)
+    check_files(run, client, "tcp://there")
     monkeypatch.chdir(tmp_path / "second")
     with pytest.raises(WorkerError, match=r"the input in of .*/first is not that of tcp://there, which runs in .*/second"):
-        check_place(run, origin, "tcp://there")
+        check_files(run, client, "tcp://there")
     elsewhere = run.settings.model_copy(update={"input": ("/shared/in", "s3://maps/in", "/vsizip/x.zip/a.tif")})
-    check_place(replace(run, settings=elsewhere), origin, "tcp://there")
+    check_files(replace(run, settings=elsewhere), client, "tcp://there")

@@ -18,7 +18,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLS
 from segpipe.errors import SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.cases import find_input
-from segpipe.formats.dicom import apart, spool
+from segpipe.formats.dicom import decoder_process, plane_cache
 from segpipe.formats.dicom import pixels as decoding
 from segpipe.formats.dicom.series import Frame
 from segpipe.formats.dicom.sink import is_own_file, series_sink
@@ -52,7 +52,7 @@ def contract(contract_of):
 @pytest.fixture(autouse=True)
 def _released():
     yield
-    spool.release()
+    plane_cache.release()
 
 
 def opened(path, contract, overrides=None):
@@ -510,7 +510,7 @@ def test_pixels_over_which_gdcm_aborts_are_an_error_of_their_case(tmp_path, cont
     with pytest.raises(SourceError, match=rf"{path}: its pixels cannot be decoded: .*: copy it again"):
         whole(opened(tmp_path / "bad", contract))
     np.testing.assert_allclose(whole(opened(tmp_path / "good", contract))[0], pixels, atol=2)
-    apart.release()
+    decoder_process.release()
 
 
 def _written(folder, pixels, kind):
@@ -534,11 +534,11 @@ def test_a_decoder_in_another_process_ends_with_its_release_and_starts_again(tmp
         dicoms.compress(path, gdcm.TransferSyntax.JPEGLosslessProcess14_1)
     for _ in range(2):
         np.testing.assert_array_equal(whole(opened(tmp_path, contract))[0], pixels)
-        apart.release()
-        spool.release()
-    with pytest.raises(apart.DecodingError, match="No such file"):
-        apart.decode_apart(str(tmp_path / "nowhere"), 0, True)
-    apart.release()
+        decoder_process.release()
+        plane_cache.release()
+    with pytest.raises(decoder_process.DecodingError, match="No such file"):
+        decoder_process.decode_in_process(str(tmp_path / "nowhere"), 0, True)
+    decoder_process.release()
 
 
 def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(tmp_path, monkeypatch):
@@ -552,11 +552,11 @@ def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(tmp_path, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(apart.pickle, "load", interrupted)
+        patch.setattr(decoder_process.pickle, "load", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            apart.decode_apart(paths[0], 0, True)
-    assert (apart.decode_apart(paths[1], 0, True) == 2).all()
-    apart.release()
+            decoder_process.decode_in_process(paths[0], 0, True)
+    assert (decoder_process.decode_in_process(paths[1], 0, True) == 2).all()
+    decoder_process.release()
 
 
 @pytest.mark.parametrize("cut", [10, 60, 300])

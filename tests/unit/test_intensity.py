@@ -232,9 +232,9 @@ def test_stored_zeros_are_not_zeros_of_the_values(tmp_path: Path) -> None:
 
 def test_a_device_scales_as_the_host_does() -> None:
     torch = pytest.importorskip("torch")
-    from segpipe.network.device_arrays import DeviceArrays, Lane, scaled
+    from segpipe.network.device_arrays import DeviceArrays, DeviceStreams, scaled
 
-    arrays = DeviceArrays(Lane("cpu"), 0)
+    arrays = DeviceArrays(DeviceStreams("cpu"), 0)
     for dtype in (np.int16, np.int32, np.float32):
         pixels = np.random.default_rng(2).integers(-3, 4, (2, 5, 6)).astype(dtype)
         scaling = Scaling(np.full(2, 0.3), np.full(2, 0.1), np.full(2, -0.5), np.full(2, 0.7), blank=np.array([0.0, np.nan]))

@@ -7,7 +7,7 @@ from networks import contract
 
 from segpipe.contract import parse_contract
 from segpipe.network.arrays import HOST
-from segpipe.network.device_arrays import DeviceArrays, Lane
+from segpipe.network.device_arrays import DeviceArrays, DeviceStreams
 from segpipe.pipeline.label_values import LabelValues
 
 CLASSES = [{"id": 7, "name": "a", "index": 0}, {"id": 2, "name": "b"}, {"id": 900, "name": "c", "index": 5}]
@@ -16,7 +16,7 @@ GIVEN = np.array([[0, 2, 5, 1, 255, -1, 0.5, np.nan]], np.float32)
 
 @pytest.fixture(params=["host", "torch"])
 def arrays(request):
-    return HOST if request.param == "host" else DeviceArrays(Lane("cpu"), 1)
+    return HOST if request.param == "host" else DeviceArrays(DeviceStreams("cpu"), 1)
 
 
 def values_of(arrays, **changes):

@@ -14,7 +14,7 @@ from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.source import RasterSource
 from segpipe.formats.registry import open_case
 from segpipe.formats.samples import BOXES, LOOKED_AT, TAKEN, sampled, side, thinned
-from segpipe.formats.unusual.judge import Judge
+from segpipe.formats.unusual.pixel_check import PixelCheck
 from segpipe.formats.unusual.values import Finding
 from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.windows import Window
@@ -165,12 +165,12 @@ def test_tile_does_not_change_the_sample(size, raster: Raster, run_serial, tmp_p
     path = raster("in.tif", numbered(size, size), nodata=0, **TILES)
     seen: list[np.ndarray] = []
 
-    def keep(_judge: Judge, pixels: np.ndarray, scaling: object, tags: object, *, axes: int) -> list[Finding]:
+    def keep(_pixel_check: PixelCheck, pixels: np.ndarray, scaling: object, tags: object, *, axes: int) -> list[Finding]:
         assert axes == 2
         seen.append(pixels)
         return []
 
-    monkeypatch.setattr(Judge, "__call__", keep)
+    monkeypatch.setattr(PixelCheck, "__call__", keep)
     model, terms = pixelwise(tmp_path / "m.onnx", 1), parse_contract(contract(1, 3), "test")
     for tile in (64, 256, 1024):
         for options in ({"tile": (tile, tile)}, {"tile": (tile, tile), "parts": 3}):

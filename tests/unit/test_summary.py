@@ -7,18 +7,18 @@ import pytest
 
 from segpipe.errors import OutputError, SegpipeError
 from segpipe.formats.case import Case, Failure
+from segpipe.jobs.case_states import CaseStates
 from segpipe.jobs.hide import hide_outcome, hide_plan
-from segpipe.jobs.ledger import Ledger
 from segpipe.jobs.plan import Cut, Plan, PlannedCase
 from segpipe.jobs.summary import WARNED, Summary
 from segpipe.jobs.tasks import Outcome
-from segpipe.messages.veil import Veil, veiled
+from segpipe.messages.redaction import Redactor, redacting
 
 CASES = [Case(f"c{n:03}", f"/in/hans/c{n:03}.tif") for n in range(WARNED + 2)]
 
 
 def test_each_outcome_counts_once() -> None:
-    summary = Summary(Ledger(CASES[:4]))
+    summary = Summary(CaseStates(CASES[:4]))
     summary.add(Outcome(CASES[0], 1.0, 3_000_000))
     summary.add(Outcome(CASES[1], 1.0, 5_000_000, error="no bands"))
     summary.add(Outcome(CASES[2], 1.0, outside=True))
@@ -31,7 +31,7 @@ def test_each_outcome_counts_once() -> None:
 
 
 def test_the_first_cases_with_unusual_pixels_are_named_and_all_counted() -> None:
-    summary = Summary(Ledger(CASES))
+    summary = Summary(CaseStates(CASES))
     for case in CASES:
         summary.add(Outcome(case, 0.0, warnings=("dark", "flat")))
     assert summary.unusual == WARNED + 2
@@ -39,14 +39,14 @@ def test_the_first_cases_with_unusual_pixels_are_named_and_all_counted() -> None
 
 
 def test_a_usual_case_after_these_adds_nothing() -> None:
-    summary = Summary(Ledger(CASES[:2]))
+    summary = Summary(CaseStates(CASES[:2]))
     summary.add(Outcome(CASES[0], 0.0, warnings=("dark",)))
     summary.add(Outcome(CASES[1], 0.0))
     assert (summary.unusual, len(summary.warnings)) == (1, 1)
 
 
 def test_errors_to_mend_are_noted_and_faults_of_ours_are_not() -> None:
-    summary = Summary(Ledger([]))
+    summary = Summary(CaseStates([]))
     with summary.noting():
         raise OutputError("no space: free some")
     assert summary.problems == ["no space: free some"]
@@ -61,8 +61,8 @@ def test_a_run_that_hides_names_hides_them_in_what_it_notes(tmp_path: Path) -> N
     seen = PlannedCase(case, (8, 8), 1, notes=(f"{case.path}: in parts",))
     plan = Plan(workers=1, calls=1, small=(seen,), cuts=(Cut(seen, (), 0.0),), failed=(Failure(case, outcome.error),))
     assert (hide_outcome(outcome), hide_plan(plan)) == (outcome, plan)
-    with veiled(Veil((str(tmp_path),), (), ["hans"])):
-        hidden, planned, summary = hide_outcome(outcome), hide_plan(plan), Summary(Ledger([]))
+    with redacting(Redactor((str(tmp_path),), (), ["hans"])):
+        hidden, planned, summary = hide_outcome(outcome), hide_plan(plan), Summary(CaseStates([]))
         with summary.noting():
             raise SegpipeError(f"{case.path} cannot be read")
     said = (hidden.error, hidden.warnings, summary.problems, [failure.error for failure in planned.failed])

@@ -14,7 +14,7 @@ from command import invoke
 from scenes import Silent
 
 from segpipe.formats.registry import open_case
-from segpipe.formats.volume import spool
+from segpipe.formats.volume import unpacked_files
 from segpipe.jobs import unpacking as counting
 from segpipe.jobs.disk import Free
 from segpipe.jobs.launch import carry_out
@@ -73,8 +73,8 @@ def test_cases_that_were_not_opened_count_as_the_largest_of_a_sample(folder: Pat
 @pytest.mark.parametrize("parts", [1, 4])
 def test_a_run_takes_no_more_than_that(folder: Path, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     made, held = prepared(folder, parts=parts), []
-    unpack = spool._unpack
-    monkeypatch.setattr(spool, "_unpack", lambda volume: held.append(volume.end) or unpack(volume))
+    unpack = unpacked_files._unpack
+    monkeypatch.setattr(unpacked_files, "_unpack", lambda volume: held.append(volume.end) or unpack(volume))
     carry_out(made, Silent())
     assert sorted(held) == sorted(BYTES.values())
     assert max(held) == unpacked(made.plan, made.run).largest

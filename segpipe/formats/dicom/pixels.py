@@ -9,7 +9,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from segpipe.errors import SourceError
-from segpipe.formats.dicom.apart import decode_apart
+from segpipe.formats.dicom.decoder_process import decode_in_process
 from segpipe.formats.dicom.series import Frame, Series
 from segpipe.formats.dicom.stored import UNDECODABLE, Reader, error_text
 
@@ -95,7 +95,7 @@ class Decoder:
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._dtype = dtype
-        self._reader = Reader(decode_apart)
+        self._reader = Reader(decode_in_process)
 
     def plane(self, frame: Frame, *, alone: bool) -> NDArray[Any]:
         """The values of a frame, ``(rows, columns)``.

@@ -16,11 +16,11 @@ from pydicom.uid import UID
 from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.formats.case import EVERY_CASE, Case
-from segpipe.formats.dicom.apart import BYTES as APART
 from segpipe.formats.dicom.audit import audit
+from segpipe.formats.dicom.decoder_process import BYTES as DECODER_BYTES
 from segpipe.formats.dicom.pixels import check_decodable, padding_of, value_type
+from segpipe.formats.dicom.plane_cache import PlaneCache, plane_cache_of
 from segpipe.formats.dicom.series import Series, unpack
-from segpipe.formats.dicom.spool import Spool, spool_of
 from segpipe.formats.dicom.stored import plugin_of
 from segpipe.formats.identity import Beside, Identity, identities, unhidden
 from segpipe.formats.nifti.sink import Origin as NiftiOrigin
@@ -87,7 +87,7 @@ class SeriesSource:
         self._nodata = declared_nodata(path, self.dtype, overrides.nodata)
         self._padding = None if overrides.nodata is not None else padding_of(self._series.frames, self.dtype)
         self.notes += () if self._padding is None else (_padding_note(series),)
-        self._spool: Spool | None = None
+        self._planes: PlaneCache | None = None
 
     @property
     def unpacked(self) -> int:
@@ -102,13 +102,13 @@ class SeriesSource:
     def memory(self, shape: tuple[int, ...]) -> int:
         """The planes that are being decoded: one. Decoded ones lie in TMPDIR."""
         del shape
-        return self.block + self._apart
+        return self.block + self._decoder_bytes
 
     @property
-    def _apart(self) -> int:
+    def _decoder_bytes(self) -> int:
         """Bytes of the process that decodes what no library decodes safely here."""
         bits = max(frame.bits for frame in self._series.frames)
-        return APART if any(plugin_of(UID(syntax), bits) is None for syntax in self._series.syntaxes) else 0
+        return DECODER_BYTES if any(plugin_of(UID(syntax), bits) is None for syntax in self._series.syntaxes) else 0
 
     def empty(self, window: Window) -> bool:
         """False: a series does not say which pixels are valid before they are read."""
@@ -142,10 +142,10 @@ class SeriesSource:
         invalid = np.logical_or.reduce(marks) if marks else None
         return invalid if invalid is not None and invalid.any() else None
 
-    def _opened(self) -> Spool:
-        if self._spool is None:
-            self._spool = spool_of(self._path, self._series.frames, self.dtype)
-        return self._spool
+    def _opened(self) -> PlaneCache:
+        if self._planes is None:
+            self._planes = plane_cache_of(self._path, self._series.frames, self.dtype)
+        return self._planes
 
     def near(self, place: tuple[float, ...], most: int) -> Window:
         return box_near(self.grid.shape, place, most)
@@ -154,7 +154,7 @@ class SeriesSource:
         """None: slope and intercept, which may differ between slices, are applied already."""
 
     def close(self) -> None:
-        self._spool = None
+        self._planes = None
 
 
 def check_headers(series: Series) -> None:

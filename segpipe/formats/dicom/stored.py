@@ -24,7 +24,7 @@ from pydicom.uid import (
 )
 
 from segpipe.errors import one_line
-from segpipe.messages.veil import without_quotes
+from segpipe.messages.redaction import without_quotes
 
 UNREADABLE = (
     InvalidDicomError,
@@ -85,7 +85,7 @@ def error_text(error: Exception) -> str:
     return without_quotes(one_line(error))[:MOST_QUOTED]
 
 
-DecodeApart = Callable[[str, int, bool], NDArray[Any]]
+DecodeInProcess = Callable[[str, int, bool], NDArray[Any]]
 """Decodes in another process. Arguments: path, number of the frame, whether the file has no other frame."""
 
 
@@ -100,11 +100,11 @@ def plugin_of(syntax: UID, bits: int) -> str | None:
 class Reader:
     """Reads stored pixels; a multi-frame file stays open, with its header, between its frames."""
 
-    def __init__(self, decode_apart: DecodeApart | None = None) -> None:
+    def __init__(self, decode_in_process: DecodeInProcess | None = None) -> None:
         """Args:
-        decode_apart: decodes what no library decodes safely; None: any library may decode it here.
+        decode_in_process: decodes what no library decodes safely; None: any library may decode it here.
         """
-        self._decode_apart = decode_apart
+        self._decode_in_process = decode_in_process
         self._path = ""
         self._stream: BinaryIO | None = None
         self._options: dict[str, Any] = {}
@@ -119,8 +119,8 @@ class Reader:
     def _alone(self, path: str) -> NDArray[Any]:
         data = pydicom.dcmread(path)
         plugin = plugin_of(UID(data.file_meta.TransferSyntaxUID), int(data.BitsStored))
-        if plugin is None and self._decode_apart is not None:
-            return self._decode_apart(path, 0, True)
+        if plugin is None and self._decode_in_process is not None:
+            return self._decode_in_process(path, 0, True)
         return np.asarray(pixel_array(data, raw=True, decoding_plugin=plugin or ""))
 
     def _one_of(self, path: str, number: int) -> NDArray[Any]:
@@ -129,8 +129,8 @@ class Reader:
         assert self._stream is not None
         syntax = self._options["transfer_syntax_uid"]
         plugin = plugin_of(syntax, int(self._options["bits_stored"]))
-        if plugin is None and self._decode_apart is not None:
-            return self._decode_apart(path, number, False)
+        if plugin is None and self._decode_in_process is not None:
+            return self._decode_in_process(path, number, False)
         decoder = get_decoder(syntax)
         return decoder.as_array(self._stream, index=number, raw=True, decoding_plugin=plugin or "", **self._options)[0]
 

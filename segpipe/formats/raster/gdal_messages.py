@@ -78,14 +78,14 @@ LOGGING = ("rasterio._err", "rasterio._env")
 """Modules of rasterio that log what GDAL says; each has its logger in its variable ``log``."""
 
 
-class _Ear:
-    """Stands in for the logger of a module of rasterio: collects GDAL's messages in a thread that listens, then logs them.
+class _CapturingLogger:
+    """Stands in for the logger of a module of rasterio: captures GDAL's messages in a thread that listens, then logs them.
 
     Whether the logger passes something on does not matter: programs set its level, add filters, and disable it, as
     ``logging.config.dictConfig`` does with all loggers that it does not name.
     """
 
-    heard = threading.local()
+    captured = threading.local()
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
@@ -94,7 +94,7 @@ class _Ear:
         return getattr(self._logger, name)
 
     def log(self, level: int, form: str, *values: Any) -> None:
-        messages = getattr(self.heard, "messages", None)
+        messages = getattr(self.captured, "messages", None)
         if messages is not None and (text := _words(level, form, values)) is not None:
             messages.append(text)
         self._logger.log(level, form, *values)
@@ -115,9 +115,9 @@ def _words(level: int, form: str, values: tuple[Any, ...]) -> str | None:
     return (text if warned is None else warned[1]).strip()
 
 
-def _hear_bytes(unraisable: Any) -> bool:
+def _capture_bytes(unraisable: Any) -> bool:
     """Collect a message that rasterio could not log because its bytes are not UTF-8; return whether it is one."""
-    error, messages = unraisable.exc_value, getattr(_Ear.heard, "messages", None)
+    error, messages = unraisable.exc_value, getattr(_CapturingLogger.captured, "messages", None)
     if not isinstance(error, UnicodeDecodeError) or not str(unraisable.object).startswith("rasterio."):
         return False
     if messages is not None:
@@ -136,7 +136,7 @@ class _Log:
     def __init__(self) -> None:
         self._file = os.memfd_create("gdal-log", os.MFD_CLOEXEC)
         _open_log(f"/proc/{os.getpid()}/fd/{self._file}")
-        self.heard = self.size > 0
+        self.is_used = self.size > 0
         """Whether GDAL writes to it; False if GDAL had opened another log before."""
 
     @property
@@ -174,7 +174,7 @@ _log: _Log | None = None
 
 def listen() -> bool:
     """Collect GDAL's messages from now on in every thread; return whether GDAL's own threads are included."""
-    return _listening().heard
+    return _listening().is_used
 
 
 def _listening() -> _Log:
@@ -182,8 +182,8 @@ def _listening() -> _Log:
     with _lock:
         for name in LOGGING:
             module = import_module(name)
-            if not isinstance(module.log, _Ear):
-                module.log = _Ear(module.log)  # type: ignore[attr-defined]
+            if not isinstance(module.log, _CapturingLogger):
+                module.log = _CapturingLogger(module.log)  # type: ignore[attr-defined]
         _watch_unraisable()
         if _log is None:
             _log = _Log()
@@ -197,7 +197,7 @@ class _Hook:
         self._before = before
 
     def __call__(self, unraisable: Any) -> None:
-        if not _hear_bytes(unraisable):
+        if not _capture_bytes(unraisable):
             self._before(unraisable)
 
 
@@ -231,11 +231,11 @@ def harmful(said: Iterable[str]) -> list[str]:
 @contextmanager
 def messages() -> Iterator[Messages]:
     """Collect GDAL's messages in this thread and in GDAL's own threads; an enclosing listener gets them, too."""
-    before, heard = getattr(_Ear.heard, "messages", None), Messages()
-    _Ear.heard.messages = heard.own
+    before, found = getattr(_CapturingLogger.captured, "messages", None), Messages()
+    _CapturingLogger.captured.messages = found.own
     try:
-        yield heard
+        yield found
     finally:
-        _Ear.heard.messages = before
+        _CapturingLogger.captured.messages = before
         if before is not None:
-            before.extend(heard.own)
+            before.extend(found.own)

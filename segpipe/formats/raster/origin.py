@@ -13,7 +13,7 @@ from segpipe.formats.identity import HIDDEN, Beside, Identity, asked_names, iden
 from segpipe.formats.raster.gdal import gdal_options, open_raster, source_errors
 from segpipe.formats.raster.gdal_readers import pinned
 from segpipe.formats.raster.references import NAMING, parts_of, words_of
-from segpipe.messages.redact import is_cut, without_secrets
+from segpipe.messages.url_secrets import is_cut, without_secrets
 from segpipe.storage.paths import is_remote
 
 SURE = (".msk", ".aux.xml", ".ovr")

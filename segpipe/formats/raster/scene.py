@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from rasterio.io import DatasetReader
 
-from segpipe.messages.redact import cleaned
+from segpipe.messages.url_secrets import cleaned
 
 DOMAINS = ("", "IMD", "IMAGERY")
 """Metadata domains: GDAL's default, DigitalGlobe's, and the common one (time, cloud cover, satellite)."""

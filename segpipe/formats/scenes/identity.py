@@ -6,7 +6,7 @@ from segpipe.formats.case import Case
 from segpipe.formats.identity import Beside, Identity, identities, unhidden
 from segpipe.formats.raster.origin import has_no_more
 from segpipe.formats.scenes.reading import product_of
-from segpipe.messages.redact import without_secrets
+from segpipe.messages.url_secrets import without_secrets
 
 
 def is_same_scene(place: str, files: Sequence[Identity], case: Case, beside: Beside, *, remote: bool) -> bool:

@@ -15,8 +15,8 @@ from segpipe.formats.source import Begun, Invalid, Pixels
 from segpipe.formats.volume.checks import box_near, check_local, check_overrides, declared_nodata, order_notes
 from segpipe.formats.volume.file import Volume, source_errors
 from segpipe.formats.volume.slabs import MASK_SLAB, SLAB, Slabs, slab_width
-from segpipe.formats.volume.spool import close, unpacked
 from segpipe.formats.volume.turning import network_grid
+from segpipe.formats.volume.unpacked_files import close, unpacked
 from segpipe.formats.volume.voxels import Voxels
 from segpipe.geometry.voxel_grid import VoxelGrid
 from segpipe.geometry.windows import Window

@@ -18,20 +18,20 @@ from command import invoke
 import segpipe
 from segpipe.errors import SourceError
 from segpipe.formats.nifti.header import read_volume
-from segpipe.formats.volume import scratch, spool
-from segpipe.formats.volume.spool import close, unpacked
+from segpipe.formats.volume import scratch, unpacked_files
+from segpipe.formats.volume.unpacked_files import close, unpacked
 from segpipe.formats.volume.voxels import Voxels
 from segpipe.geometry.windows import Window
 from segpipe.storage.retry import unwritable
 
 
 @pytest.fixture
-def spooled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    folder = tmp_path / "spool"
+def tmpdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = tmp_path / "unpacked_files"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     yield folder
-    spool.release()
+    unpacked_files.release()
     assert not list(folder.iterdir())
 
 
@@ -39,8 +39,8 @@ def spooled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def unpackings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the volumes that were unpacked."""
     names: list[str] = []
-    unpack = spool._unpack
-    monkeypatch.setattr(spool, "_unpack", lambda volume: names.append(Path(volume.path).name) or unpack(volume))
+    unpack = unpacked_files._unpack
+    monkeypatch.setattr(unpacked_files, "_unpack", lambda volume: names.append(Path(volume.path).name) or unpack(volume))
     return names
 
 
@@ -56,7 +56,7 @@ def content(path: Path) -> Any:
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 @pytest.mark.parametrize("dtype", ["u1", "<i2", ">i2", ">f4", "f8"])
-def test_voxels_are_those_that_were_written(tmp_path: Path, spooled: Path, name: str, dtype: str) -> None:
+def test_voxels_are_those_that_were_written(tmp_path: Path, tmpdir: Path, name: str, dtype: str) -> None:
     data = volumes.voxels(dtype=dtype)
     header = None if dtype[0] != ">" else volumes.nibabel.Nifti1Header(endianness=">")
     image = volumes.nibabel.Nifti1Image(data, np.eye(4), header)
@@ -67,14 +67,14 @@ def test_voxels_are_those_that_were_written(tmp_path: Path, spooled: Path, name:
     assert found.dtype == np.dtype(dtype).newbyteorder("=")
 
 
-def test_a_stream_of_several_members_is_one_file(tmp_path: Path, spooled: Path) -> None:
+def test_a_stream_of_several_members_is_one_file(tmp_path: Path, tmpdir: Path) -> None:
     plain = volumes.write(tmp_path / "a.nii", volumes.voxels()).read_bytes()
     (tmp_path / "b.nii.gz").write_bytes(gzip.compress(plain[:1000]) + gzip.compress(plain[1000:]))
     np.testing.assert_array_equal(content(tmp_path / "b.nii.gz"), volumes.voxels().T)
 
 
 @pytest.mark.parametrize("lost", [1, 7, 8, 9, 1500])
-def test_a_stream_that_is_cut_is_refused(tmp_path: Path, spooled: Path, lost: int) -> None:
+def test_a_stream_that_is_cut_is_refused(tmp_path: Path, tmpdir: Path, lost: int) -> None:
     path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
     path.write_bytes(path.read_bytes()[:-lost])
     with pytest.raises(SourceError, match=r"a.nii.gz is cut: its gzip stream ends before its trailer"):
@@ -82,7 +82,7 @@ def test_a_stream_that_is_cut_is_refused(tmp_path: Path, spooled: Path, lost: in
 
 
 @pytest.mark.parametrize(("at", "message"), [(-8, "CRC check failed"), (-1, "Incorrect length"), (-900, "does not decode")])
-def test_a_stream_with_one_wrong_byte_is_refused(tmp_path: Path, spooled: Path, at: int, message: str) -> None:
+def test_a_stream_with_one_wrong_byte_is_refused(tmp_path: Path, tmpdir: Path, at: int, message: str) -> None:
     path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
     data = bytearray(path.read_bytes())
     data[at] ^= 0x10
@@ -91,7 +91,7 @@ def test_a_stream_with_one_wrong_byte_is_refused(tmp_path: Path, spooled: Path, 
         content(path)
 
 
-def test_what_is_inside_must_be_as_long_as_its_header_says(tmp_path: Path, spooled: Path) -> None:
+def test_what_is_inside_must_be_as_long_as_its_header_says(tmp_path: Path, tmpdir: Path) -> None:
     path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels(), dim=[3, 11, 13, 6, 1, 1, 1, 1])
     with pytest.raises(SourceError, match="contradicts itself"):
         content(path)
@@ -100,12 +100,12 @@ def test_what_is_inside_must_be_as_long_as_its_header_says(tmp_path: Path, spool
         content(path)
 
 
-def test_a_bomb_is_not_unpacked_to_its_end(tmp_path: Path, spooled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bomb_is_not_unpacked_to_its_end(tmp_path: Path, tmpdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = volumes.write(tmp_path / "a.nii", volumes.voxels()).read_bytes()
     (tmp_path / "b.nii.gz").write_bytes(gzip.compress(plain + bytes(2**26)))
-    monkeypatch.setattr(spool, "CHUNK", 2**16)
+    monkeypatch.setattr(unpacked_files, "CHUNK", 2**16)
     read = []
-    monkeypatch.setattr(spool, "opened", lambda path, **_: Counting(Path(path), read))
+    monkeypatch.setattr(unpacked_files, "opened", lambda path, **_: Counting(Path(path), read))
     with pytest.raises(SourceError, match="contradicts itself"):
         content(tmp_path / "b.nii.gz")
     assert sum(read) < 2**19
@@ -127,7 +127,7 @@ class Counting:
         self.stream.close()
 
 
-def test_a_full_tmpdir_is_named(tmp_path: Path, spooled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_tmpdir_is_named(tmp_path: Path, tmpdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
     with monkeypatch.context() as patch:
         patch.setattr(scratch.shutil, "disk_usage", lambda folder: volumes.Room(10))
@@ -140,7 +140,7 @@ def test_a_full_tmpdir_is_named(tmp_path: Path, spooled: Path, monkeypatch: pyte
             content(path)
     assert unwritable(raised.value, writing=False) is None  # other cases, and their masks, have room
 
-    monkeypatch.setattr(spool.os, "write", full)
+    monkeypatch.setattr(unpacked_files.os, "write", full)
     with pytest.raises(SourceError, match="free space there, or set TMPDIR"):
         content(path)
 
@@ -155,7 +155,7 @@ def test_a_header_that_no_file_of_this_size_can_keep_is_refused_before_anything_
         read_volume(str(path))
 
 
-def test_what_packs_best_is_taken(tmp_path: Path, spooled: Path) -> None:
+def test_what_packs_best_is_taken(tmp_path: Path, tmpdir: Path) -> None:
     """Zeros are packed a thousand times."""
     path = tmp_path / "a.nii.gz"
     plain = volumes.write(tmp_path / "a.nii", np.zeros((256, 256, 200), np.uint8)).read_bytes()
@@ -188,33 +188,33 @@ def used(folder: Path) -> int:
     return sum(open_files.values())
 
 
-def test_a_volume_is_unpacked_once_for_all_openings(tmp_path: Path, spooled: Path, unpackings: list[str]) -> None:
+def test_a_volume_is_unpacked_once_for_all_openings(tmp_path: Path, tmpdir: Path, unpackings: list[str]) -> None:
     path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
     for _ in range(3):
         np.testing.assert_array_equal(content(path), volumes.voxels().T)
     assert unpackings == ["a.nii.gz"]
-    assert used(spooled) == read_volume(str(path)).end
-    spool.release()
-    assert used(spooled) == 0
+    assert used(tmpdir) == read_volume(str(path)).end
+    unpacked_files.release()
+    assert used(tmpdir) == 0
     content(path)
     assert unpackings == ["a.nii.gz"] * 2
 
 
 def test_the_space_of_a_volume_is_free_before_another_is_unpacked(
-    tmp_path: Path, spooled: Path, unpackings: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tmpdir: Path, unpackings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
     other = volumes.write(tmp_path / "b.nii.gz", volumes.voxels(seed=1))
     content(one)
     held, reserve = [], scratch._reserve
-    monkeypatch.setattr(scratch, "_reserve", lambda *given: held.append(used(spooled)) or reserve(*given))
+    monkeypatch.setattr(scratch, "_reserve", lambda *given: held.append(used(tmpdir)) or reserve(*given))
     np.testing.assert_array_equal(content(other), volumes.voxels(seed=1).T)
     assert held == [0]
     content(one)
     assert unpackings == ["a.nii.gz", "b.nii.gz", "a.nii.gz"]
 
 
-def test_an_open_source_keeps_its_voxels_while_others_come(tmp_path: Path, spooled: Path, unpackings: list[str]) -> None:
+def test_an_open_source_keeps_its_voxels_while_others_come(tmp_path: Path, tmpdir: Path, unpackings: list[str]) -> None:
     volume = read_volume(str(volumes.write(tmp_path / "a.nii.gz", volumes.voxels())))
     file = unpacked(volume)
     content(volumes.write(tmp_path / "b.nii.gz", volumes.voxels(seed=1)))
@@ -222,10 +222,10 @@ def test_an_open_source_keeps_its_voxels_while_others_come(tmp_path: Path, spool
     close(file)
     np.testing.assert_array_equal(found, volumes.voxels().T)
     content(volumes.write(tmp_path / "c.nii.gz", volumes.voxels(seed=2)))
-    assert used(spooled) == volume.end  # of the third, which has the same size
+    assert used(tmpdir) == volume.end  # of the third, which has the same size
 
 
-def test_the_volumes_of_one_case_are_kept_together(tmp_path: Path, spooled: Path, unpackings: list[str]) -> None:
+def test_the_volumes_of_one_case_are_kept_together(tmp_path: Path, tmpdir: Path, unpackings: list[str]) -> None:
     paths = [volumes.write(tmp_path / f"{name}.nii.gz", volumes.voxels(seed=n)) for n, name in enumerate("ab")]
     for _ in range(3):  # parts
         files = [unpacked(read_volume(str(path))) for path in paths]
@@ -233,10 +233,10 @@ def test_the_volumes_of_one_case_are_kept_together(tmp_path: Path, spooled: Path
             close(file)
     assert unpackings == ["a.nii.gz", "b.nii.gz"]
     content(volumes.write(tmp_path / "c.nii.gz", volumes.voxels(seed=2)))
-    assert used(spooled) == read_volume(str(paths[0])).end
+    assert used(tmpdir) == read_volume(str(paths[0])).end
 
 
-def test_a_file_that_is_replaced_is_unpacked_again(tmp_path: Path, spooled: Path, unpackings: list[str]) -> None:
+def test_a_file_that_is_replaced_is_unpacked_again(tmp_path: Path, tmpdir: Path, unpackings: list[str]) -> None:
     path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
     content(path)
     before = path.stat()
@@ -247,19 +247,19 @@ def test_a_file_that_is_replaced_is_unpacked_again(tmp_path: Path, spooled: Path
 
 
 def test_a_file_that_changes_while_it_is_unpacked_is_not_kept(
-    tmp_path: Path, spooled: Path, unpackings: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tmpdir: Path, unpackings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
-    length = spool.check_length
-    monkeypatch.setattr(spool, "check_length", lambda *given: os.utime(path, ns=(0, 0)) or length(*given))
+    length = unpacked_files.check_length
+    monkeypatch.setattr(unpacked_files, "check_length", lambda *given: os.utime(path, ns=(0, 0)) or length(*given))
     content(path)
-    monkeypatch.setattr(spool, "check_length", length)
+    monkeypatch.setattr(unpacked_files, "check_length", length)
     content(path)
     content(path)
     assert len(unpackings) == 2
 
 
-def test_threads_that_open_one_volume_at_once_share_it(tmp_path: Path, spooled: Path, unpackings: list[str]) -> None:
+def test_threads_that_open_one_volume_at_once_share_it(tmp_path: Path, tmpdir: Path, unpackings: list[str]) -> None:
     path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
     with ThreadPoolExecutor(8) as pool:
         for found in pool.map(content, [path] * 32):
@@ -267,18 +267,18 @@ def test_threads_that_open_one_volume_at_once_share_it(tmp_path: Path, spooled: 
     assert unpackings == ["a.nii.gz"]
 
 
-def test_a_volume_that_cannot_be_unpacked_is_not_kept(tmp_path: Path, spooled: Path, unpackings: list[str]) -> None:
+def test_a_volume_that_cannot_be_unpacked_is_not_kept(tmp_path: Path, tmpdir: Path, unpackings: list[str]) -> None:
     path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels())
     path.write_bytes(path.read_bytes()[:-1])
     for _ in range(2):
         with pytest.raises(SourceError, match="its gzip stream ends"):
             content(path)
-    assert (len(unpackings), used(spooled)) == (2, 0)
+    assert (len(unpackings), used(tmpdir)) == (2, 0)
 
 
 @pytest.mark.parametrize("more", [[], ["--parts", "4"], ["--dry-run"]])
 def test_a_run_unpacks_a_volume_once_and_frees_it(
-    tmp_path: Path, spooled: Path, unpackings: list[str], more: list[str]
+    tmp_path: Path, tmpdir: Path, unpackings: list[str], more: list[str]
 ) -> None:
     model = networks.volumetric(tmp_path / "m.onnx", (8, 8, 8), normalize="zscore")
     path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels((20, 22, 24), "u1"))
@@ -286,11 +286,11 @@ def test_a_run_unpacks_a_volume_once_and_frees_it(
     done = invoke(command, tmp_path)
     assert done.returncode == 0, done.stderr
     assert unpackings == ["a.nii.gz"]
-    assert more or used(spooled) == 0
+    assert more or used(tmpdir) == 0
 
 
-def test_a_run_from_python_leaves_nothing_in_tmpdir(tmp_path: Path, spooled: Path, unpackings: list[str]) -> None:
+def test_a_run_from_python_leaves_nothing_in_tmpdir(tmp_path: Path, tmpdir: Path, unpackings: list[str]) -> None:
     model = networks.volumetric(tmp_path / "m.onnx", (8, 8, 8))
     path = volumes.write(tmp_path / "a.nii.gz", volumes.voxels((20, 22, 24), "u1"))
     segpipe.run(str(path), str(model), str(tmp_path / "out"), executor="serial", parts=3)
-    assert (unpackings, used(spooled)) == (["a.nii.gz"], 0)
+    assert (unpackings, used(tmpdir)) == (["a.nii.gz"], 0)

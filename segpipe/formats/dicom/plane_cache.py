@@ -26,7 +26,7 @@ Key = tuple[Any, ...]
 DONE = "decoded"
 
 
-class Spool:
+class PlaneCache:
     """The planes of one series, ``(planes, rows, columns)``; several threads may read at once."""
 
     def __init__(self, path: str, frames: tuple[Frame, ...], dtype: np.dtype[Any]) -> None:
@@ -76,20 +76,20 @@ def _close(file: int, decoder: Decoder) -> None:
     decoder.close()
 
 
-class _Spools:
-    """The last spool of this process."""
+class _LastCache:
+    """The planes of the last series of this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._key: Key | None = None
-        self._last: Spool | None = None
+        self._last: PlaneCache | None = None
 
-    def of(self, path: str, frames: tuple[Frame, ...], dtype: np.dtype[Any]) -> Spool:
+    def of(self, path: str, frames: tuple[Frame, ...], dtype: np.dtype[Any]) -> PlaneCache:
         with self._lock:
             key = (str(dtype), frames, *map(file_state, dict.fromkeys(frame.path for frame in frames)))
             if self._last is None or key != self._key:
                 self._last = self._key = None
-                self._last, self._key = Spool(path, frames, dtype), key
+                self._last, self._key = PlaneCache(path, frames, dtype), key
             return self._last
 
     def release(self) -> None:
@@ -97,18 +97,18 @@ class _Spools:
             self._last = self._key = None
 
 
-_SPOOLS = _Spools()
+_LAST = _LastCache()
 
 
-def spool_of(path: str, frames: tuple[Frame, ...], dtype: np.dtype[Any]) -> Spool:
-    """The spool of a series as its files are now, shared by all openings in this process.
+def plane_cache_of(path: str, frames: tuple[Frame, ...], dtype: np.dtype[Any]) -> PlaneCache:
+    """The planes of a series as its files are now, shared by all openings in this process.
 
     Raises:
         SourceError: a file is gone, or TMPDIR has no space.
     """
-    return _SPOOLS.of(path, frames, dtype)
+    return _LAST.of(path, frames, dtype)
 
 
 def release() -> None:
     """Free the space of the last series, as soon as no open source uses it."""
-    _SPOOLS.release()
+    _LAST.release()

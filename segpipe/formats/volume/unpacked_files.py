@@ -22,7 +22,7 @@ Key = tuple[int, ...]
 """Identity of a packed file, and where its stream starts and its volume ends by its header."""
 
 
-class _Spools:
+class _UnpackedFiles:
     """The unpacked files of this process; threads that ask for the same volume at once wait for one unpacking.
 
     A file that no open source uses is kept until another volume is unpacked. So the volumes of one case, a channel each, are
@@ -63,17 +63,17 @@ class _Spools:
             os.close(self._files.pop(key))
 
 
-_SPOOLS = _Spools()
+_FILES = _UnpackedFiles()
 
 
 def release() -> None:
     """Free the space of unpacked files, as soon as no open source uses them."""
-    _SPOOLS.release()
+    _FILES.release()
 
 
 def close(file: int) -> None:
     """Close a descriptor that ``unpacked`` returned."""
-    _SPOOLS.close(file)
+    _FILES.close(file)
 
 
 def unpacked(volume: Volume) -> int:
@@ -85,7 +85,7 @@ def unpacked(volume: Volume) -> int:
         SourceError: the file is damaged, its length does not match its header, or TMPDIR has no space for it.
     """
     if volume.packed:
-        return _SPOOLS.open(volume)
+        return _FILES.open(volume)
     with source_errors(volume.path):
         return os.open(volume.path, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -96,33 +96,33 @@ def _key(volume: Volume) -> Key:
 
 def _unpack(volume: Volume) -> int:
     """Descriptor of the unpacked file."""
-    spool = scratch_file(volume.path, volume.end, DONE)
+    file = scratch_file(volume.path, volume.end, DONE)
     try:
         with source_errors(volume.path), opened(volume.path, packed=True, start=volume.start) as stream:
-            size = _copied(stream, spool, volume)
+            size = _copied(stream, file, volume)
         check_length(volume, size)
     except BaseException:
-        os.close(spool)
+        os.close(file)
         raise
-    return spool
+    return file
 
 
-def _copied(stream: IO[bytes] | gzip.GzipFile, spool: int, volume: Volume) -> int:
+def _copied(stream: IO[bytes] | gzip.GzipFile, file: int, volume: Volume) -> int:
     """Copy a stream and return its length in bytes; bytes beyond the volume's end are counted but not stored."""
     size = 0
     while chunk := stream.read(CHUNK):
         if size < volume.end:
-            _write(spool, chunk[: volume.end - size], volume)
+            _write(file, chunk[: volume.end - size], volume)
         size += len(chunk)
         if size - volume.end > max(CHUNK, volume.slack):
             break  # already too long; a few bytes may unpack to terabytes
     return size
 
 
-def _write(spool: int, data: bytes, volume: Volume) -> None:
+def _write(file: int, data: bytes, volume: Volume) -> None:
     try:
         view = memoryview(data)
         while view:
-            view = view[os.write(spool, view) :]
+            view = view[os.write(file, view) :]
     except OSError as error:
         raise scratch_error(error, volume.path, volume.end, DONE) from error

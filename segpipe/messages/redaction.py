@@ -48,14 +48,14 @@ TOKEN = re.compile(r"[^\s'\"<>`|,;()\[\]]*")
 ENDS = ".,:;!?"
 
 
-def code(text: str) -> str:
+def digest(text: str) -> str:
     """The digits that stand for a path or a name: the same in each run; a guess of the text can be confirmed."""
     return hashlib.sha256(os.fsencode(text)).hexdigest()[:DIGITS]
 
 
-def path_code(path: str) -> str:
+def path_digest(path: str) -> str:
     """The digits that stand for a path, which is made absolute first; a URL is taken as it is."""
-    return code(path if "://" in path else os.path.abspath(path))  # noqa: PTH100
+    return digest(path if "://" in path else os.path.abspath(path))  # noqa: PTH100
 
 
 def spellings(text: str) -> set[str]:
@@ -113,7 +113,7 @@ def _begins_word(text: str, start: int) -> bool:
     return start == 0 or not (text[start].isalnum() and text[start - 1].isalnum())
 
 
-class Veil:
+class Redactor:
     """Puts hashes in place of paths below the inputs of a run, and of the names of its files."""
 
     def __init__(self, roots: tuple[str, ...], keep: Iterable[str] = (), names: Iterable[str] = ()) -> None:
@@ -157,7 +157,7 @@ class Veil:
             if (past := self._past(text, at)) >= end:
                 return past, text[at:past]
             end, place = self._walk(text, end, place)
-            return end, f"[path {path_code(place)}]"
+            return end, f"[path {path_digest(place)}]"
         return at, ""
 
     def _ends_root(self, text: str, at: int, end: int) -> bool:
@@ -214,7 +214,7 @@ class Veil:
                 continue
             end = self.names.longest(text, at) if _begins_word(text, at) else at
             if end > at:
-                found += [text[done:at], f"[name {code(text[at:end])}]"]
+                found += [text[done:at], f"[name {digest(text[at:end])}]"]
                 at = done = end
             else:
                 at += 1
@@ -297,33 +297,33 @@ def _of_gdal(url: str) -> Iterator[str]:
         yield f"/vsicurl/{url}"
 
 
-_VEILS: list[Veil] = []
-"""The veils of the runs of this process."""
+_REDACTORS: list[Redactor] = []
+"""The redactors of the runs of this process."""
 
 
-def learn(names: Iterable[str]) -> None:
+def redact_also(names: Iterable[str]) -> None:
     """Hide these names in messages of the runs of this process from now on."""
     found = HiddenNames.of(names)
-    for veil in _VEILS:
-        veil.names |= found
+    for redactor in _REDACTORS:
+        redactor.names |= found
 
 
-def is_veiled() -> bool:
+def is_redacting() -> bool:
     """Whether a run of this process hides the names of its inputs."""
-    return bool(_VEILS)
+    return bool(_REDACTORS)
 
 
 def without_paths(text: str) -> str:
     """A text without the paths that the runs of this process hide."""
-    for veil in tuple(_VEILS):
-        text = veil.paths(text)
+    for redactor in tuple(_REDACTORS):
+        text = redactor.paths(text)
     return text
 
 
 def without_names(text: str) -> str:
     """A message without the paths and names that the runs of this process hide."""
-    for veil in tuple(_VEILS):
-        text = veil.message(text)
+    for redactor in tuple(_REDACTORS):
+        text = redactor.message(text)
     return text
 
 
@@ -337,13 +337,13 @@ def without_quotes(text: str) -> str:
 
 
 @contextmanager
-def veiled(veil: Veil | None) -> Iterator[None]:
+def redacting(redactor: Redactor | None) -> Iterator[None]:
     """Hide names of inputs while the block runs, in all threads of the process."""
-    if veil is None:
+    if redactor is None:
         yield
         return
-    _VEILS.append(veil)
+    _REDACTORS.append(redactor)
     try:
         yield
     finally:
-        _VEILS.remove(veil)
+        _REDACTORS.remove(redactor)

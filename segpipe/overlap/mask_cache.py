@@ -28,25 +28,25 @@ def most_open() -> int:
     return MOST if files == resource.RLIM_INFINITY else max(1, min(MOST, files // SHARE))
 
 
-class Shelf:
+class MaskCache:
     """Opens masks when they are read; beyond ``most_open()``, it closes the one that was read longest ago."""
 
     def __init__(self) -> None:
-        self._open: OrderedDict[Shelved, tuple[OpenMask, ExitStack]] = OrderedDict()
+        self._open: OrderedDict[CachedMask, tuple[OpenMask, ExitStack]] = OrderedDict()
 
-    def mask(self, shelved: "Shelved") -> OpenMask:
+    def mask(self, cached: "CachedMask") -> OpenMask:
         """The mask, open; errors are those of its opening."""
-        if (found := self._open.get(shelved)) is not None:
-            self._open.move_to_end(shelved)
+        if (found := self._open.get(cached)) is not None:
+            self._open.move_to_end(cached)
             return found[0]
         while len(self._open) >= most_open():
             self._open.popitem(last=False)[1][1].close()
         with ExitStack() as stack:
-            mask = stack.enter_context(shelved.opening())
-            self._open[shelved] = mask, stack.pop_all()
+            mask = stack.enter_context(cached.opening())
+            self._open[cached] = mask, stack.pop_all()
         return mask
 
-    def __enter__(self) -> "Shelf":
+    def __enter__(self) -> "MaskCache":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -55,13 +55,13 @@ class Shelf:
 
 
 @dataclass(frozen=True, eq=False)
-class Shelved:
-    """A mask, or a confidence, on a shelf."""
+class CachedMask:
+    """A mask, or a confidence, on a cache."""
 
-    shelf: Shelf
+    cache: MaskCache
     grid: Grid
     opening: Opening
 
     def read(self, window: Window, band: int = 0) -> NDArray[Any]:
         """As that of ``OpenMask``, and with the errors of opening it."""
-        return self.shelf.mask(self).read(window, band)
+        return self.cache.mask(self).read(window, band)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from segpipe.messages.veil import without_paths
+from segpipe.messages.redaction import without_paths
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from segpipe.formats.veil import hidden_inputs
+from segpipe.formats.redaction import hidden_inputs
 from segpipe.jobs import attempts
 from segpipe.jobs.plan import Job
 from segpipe.jobs.tasks import Progress, Result, Task
@@ -40,7 +40,7 @@ class Throttled:
 
 
 @dataclass(frozen=True)
-class Carrier:
+class TaskRunner:
     """Carries out the tasks of a run on a worker."""
 
     run: Run

@@ -1,4 +1,4 @@
-"""Judge the sampled pixels of a case by all rules."""
+"""Check the sampled pixels of a case by all rules."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -42,7 +42,7 @@ _OWN_RULES: tuple[Rule, ...] = (type_too_small, below_clip, outside_clip)
 """Rules for cases scaled by their own statistics, which undo any other scale."""
 
 
-class Judge:
+class PixelCheck:
     """Finds unusual properties of sampled pixels, for many cases and one contract."""
 
     def __init__(self, contract: Contract) -> None:

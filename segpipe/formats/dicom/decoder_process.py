@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-SERVE = "import sys; sys.path[:] = sys.argv[1:]; from segpipe.formats.dicom.apart import serve; serve()"
+SERVE = "import sys; sys.path[:] = sys.argv[1:]; from segpipe.formats.dicom.decoder_process import serve; serve()"
 
 BYTES = 2**27
 """Memory of the process beside the frame that it decodes."""
@@ -99,7 +99,7 @@ class _Helpers:
 _HELPERS = _Helpers()
 
 
-def decode_apart(path: str, number: int, alone: bool) -> NDArray[Any]:
+def decode_in_process(path: str, number: int, alone: bool) -> NDArray[Any]:
     """The stored pixels of a frame, decoded in the helper of this process, which is started if there is none.
 
     Raises:

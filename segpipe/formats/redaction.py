@@ -15,21 +15,21 @@ from segpipe.formats.case import Case, without_path
 from segpipe.formats.path_list import LIST_SUFFIXES, list_entries
 from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
 from segpipe.formats.search import fixed_root
-from segpipe.messages.veil import HiddenNames, Veil, is_veiled, state_of, veiled, without_names
+from segpipe.messages.redaction import HiddenNames, Redactor, is_redacting, redacting, state_of, without_names
 from segpipe.settings import Settings
 
 NUMBER = re.compile(r"_\d{4}$")
 """The number of a channel at the end of a name."""
 
 
-def veil_of(settings: Settings) -> Veil | None:
-    """The veil of a run; None if its cases have the names of their paths."""
+def redactor_of(settings: Settings) -> Redactor | None:
+    """The redactor of a run; None if its cases have the names of their paths."""
     if settings.case_name == "path":
         return None
     own = (settings.output, *settings.model, settings.contract, settings.log_file, settings.profile, settings.zones)
     keep = [str(path) for path in own if path and path is not True]
     roots = _all_roots(settings.input, os.getcwd(), tuple(map(state_of, settings.input)))  # noqa: PTH109
-    return Veil(roots, keep, _names(roots))
+    return Redactor(roots, keep, _names(roots))
 
 
 @lru_cache(4)
@@ -72,7 +72,7 @@ def _names(paths: Iterable[str]) -> Iterator[str]:
 
 def hide_case(text: str, case: Case) -> str:
     """A message about a case with its name in place of its path, and without other names of the inputs."""
-    return without_names(without_path(text, case)) if is_veiled() else text
+    return without_names(without_path(text, case)) if is_redacting() else text
 
 
 def names_of(cases: Iterable[Case], inputs: Sequence[str]) -> Iterator[str]:
@@ -110,7 +110,7 @@ class _HidingFactory:
 
     def __call__(self, *values: Any, **named: Any) -> logging.LogRecord:
         record = self._make(*values, **named)
-        if is_veiled() and str(record.name).partition(".")[0] in LIBRARIES:
+        if is_redacting() and str(record.name).partition(".")[0] in LIBRARIES:
             _hide(record)
         return record
 
@@ -123,14 +123,14 @@ def hidden_inputs(settings: Settings, cases: Sequence[Case] = ()) -> Iterator[No
         settings: settings of the run.
         cases: cases whose files are known already.
     """
-    veil = veil_of(settings)
-    if veil is None:
+    redactor = redactor_of(settings)
+    if redactor is None:
         yield
         return
-    veil.names |= HiddenNames.of(names_of(cases, settings.input))
+    redactor.names |= HiddenNames.of(names_of(cases, settings.input))
     if not isinstance(logging.getLogRecordFactory(), _HidingFactory):
         logging.setLogRecordFactory(_HidingFactory(logging.getLogRecordFactory()))
-    with veiled(veil):
+    with redacting(redactor):
         try:
             yield
         except SegpipeError as error:

@@ -10,9 +10,9 @@ from test_zones_overlap import noise
 
 from segpipe.geometry.raster_grid import ground_of
 from segpipe.geometry.windows import Window
-from segpipe.overlap import shelf
+from segpipe.overlap import mask_cache
+from segpipe.overlap.mask_cache import CachedMask, MaskCache
 from segpipe.overlap.shared import Neighbour, Shared
-from segpipe.overlap.shelf import Shelf, Shelved
 
 SHAPE = (40, 50)
 WHOLE = Window((0, 0), SHAPE)
@@ -36,8 +36,8 @@ class Library:
 
     def neighbours(self, on, *, earlier=True):
         for number, mask in enumerate(self.masks):
-            shelved = Shelved(on, mask.grid, lambda number=number: self.opening(number))
-            yield Neighbour(shelved, ground_of(mask.grid), 255, earlier)
+            cached = CachedMask(on, mask.grid, lambda number=number: self.opening(number))
+            yield Neighbour(cached, ground_of(mask.grid), 255, earlier)
 
 
 def ground():
@@ -45,11 +45,11 @@ def ground():
 
 
 def test_no_more_are_open_at_once_and_the_pixels_are_those_of_open_masks(monkeypatch):
-    monkeypatch.setattr(shelf, "MOST", 2)
+    monkeypatch.setattr(mask_cache, "MOST", 2)
     masks = [ArrayMask(np.where(noise(SHAPE, seed), 255, 0).astype(np.uint8), UTM) for seed in range(6)]  # few have data
     library, unseen = Library(masks), noise(SHAPE, 9) == 255
     plain = Shared(ground(), SHAPE, [Neighbour(mask, ground(), 255, True) for mask in masks])
-    with Shelf() as on:
+    with MaskCache() as on:
         shared = Shared(ground(), SHAPE, list(library.neighbours(on)))
         assert library.opened == []
         for row in (0, 20):
@@ -64,7 +64,7 @@ def test_no_more_are_open_at_once_and_the_pixels_are_those_of_open_masks(monkeyp
 def test_those_that_can_take_nothing_more_are_not_opened():
     """The first of a thousand has all; and of later ones only a pixel without data asks."""
     library = Library([ArrayMask(np.zeros(SHAPE, np.uint8), UTM)] * 1000)
-    with Shelf() as on:
+    with MaskCache() as on:
         shared = Shared(ground(), SHAPE, list(library.neighbours(on)))
         assert shared.windows == [WHOLE]
         assert shared.elsewhere(WHOLE, np.zeros(SHAPE, bool)).all()
@@ -90,11 +90,11 @@ def test_a_mask_that_cannot_be_opened_says_so_when_it_is_read():
     def opening():
         raise OSError("gone")
 
-    with Shelf() as on, pytest.raises(OSError, match="gone"):
-        Shelved(on, ArrayMask(np.zeros(SHAPE), UTM).grid, opening).read(WHOLE)
+    with MaskCache() as on, pytest.raises(OSError, match="gone"):
+        CachedMask(on, ArrayMask(np.zeros(SHAPE), UTM).grid, opening).read(WHOLE)
 
 
 @pytest.mark.parametrize(("files", "most"), [(1024, 64), (64, 16), (16, 4), (3, 1), (resource.RLIM_INFINITY, 64)])
 def test_fewer_are_open_where_a_process_may_open_few_files(files, most, monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda what: (files, files))
-    assert shelf.most_open() == most
+    assert mask_cache.most_open() == most

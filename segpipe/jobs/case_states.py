@@ -7,7 +7,7 @@ from enum import IntEnum
 from segpipe.formats.case import Case
 
 
-class State(IntEnum):
+class CaseState(IntEnum):
     """State of one case."""
 
     MISSING = 0
@@ -19,7 +19,7 @@ class State(IntEnum):
     """Outside the area of interest: there is nothing to do."""
 
 
-class Ledger:
+class CaseStates:
     """States of cases that are sorted by name, without duplicates.
 
     Names are not stored again: for 100,000 cases they would take most of the first process's memory.
@@ -29,15 +29,15 @@ class Ledger:
         self._cases = cases
         self._states = bytearray(len(cases))
 
-    def note(self, name: str, state: State) -> None:
+    def set(self, name: str, state: CaseState) -> None:
         """Set the state of a case."""
         self._states[bisect_left(self._cases, name, key=lambda case: case.name)] = state
 
-    def state(self, name: str) -> State:
+    def state(self, name: str) -> CaseState:
         """State of a case."""
-        return State(self._states[bisect_left(self._cases, name, key=lambda case: case.name)])
+        return CaseState(self._states[bisect_left(self._cases, name, key=lambda case: case.name)])
 
-    def cases(self, *states: State) -> Iterator[Case]:
+    def cases(self, *states: CaseState) -> Iterator[Case]:
         """Cases in one of these states, in order."""
         return (case for case, state in zip(self._cases, self._states, strict=True) if state in states)
 
@@ -46,10 +46,10 @@ class Ledger:
         """Number of all cases."""
         return len(self._cases)
 
-    def count(self, state: State) -> int:
+    def count(self, state: CaseState) -> int:
         """Number of cases in a state."""
         return self._states.count(state)
 
-    def names(self, state: State) -> list[str]:
+    def names(self, state: CaseState) -> list[str]:
         """Names of the cases in a state, sorted."""
         return [case.name for case in self.cases(state)]

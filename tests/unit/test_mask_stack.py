@@ -13,9 +13,9 @@ from fields import UTM, ArrayMask
 from segpipe.errors import OutputError
 from segpipe.geometry.raster_grid import ground_of
 from segpipe.geometry.windows import Window
-from segpipe.overlap import crowd, decisions
-from segpipe.overlap.crowd import Crowd
+from segpipe.overlap import decisions, mask_stack
 from segpipe.overlap.decisions import Decisions
+from segpipe.overlap.mask_stack import MaskStack
 from segpipe.overlap.shared import Neighbour, Shared
 
 SHAPE = (23, 31)
@@ -50,10 +50,10 @@ class Counting:
         yield self.masks[position]
 
 
-def crowd_of(masks, opening, nodata=255, ranks=None, kept=None):
+def stack_of(masks, opening, nodata=255, ranks=None, kept=None):
     ground = ground_of(masks[0][0].grid)
     ranks = np.arange(len(masks)) if ranks is None else np.array(ranks)
-    return Crowd(ground, SHAPE, [nodata] * len(masks), ranks, opening, OrderedDict() if kept is None else kept)
+    return MaskStack(ground, SHAPE, [nodata] * len(masks), ranks, opening, OrderedDict() if kept is None else kept)
 
 
 def pairwise(masks, mine, rank, grid, nodata=255, ranks=None):
@@ -77,7 +77,7 @@ def elsewhere(neighbours, mine, grid, nodata=255):
 @pytest.mark.parametrize("nodata", [255, None])
 def test_each_of_them_counts_where_it_does_pair_by_pair_and_is_opened_once_a_block(masks, nodata):
     opening = Counting(masks)
-    own = crowd_of(masks, opening, nodata)
+    own = stack_of(masks, opening, nodata)
     for rank, mine in enumerate(masks):
         found = elsewhere([own.of(rank)], mine, mine[0].grid, nodata)
         np.testing.assert_array_equal(found, pairwise(masks, mine, rank, mine[0].grid, nodata))
@@ -89,15 +89,15 @@ def test_each_of_them_counts_where_it_does_pair_by_pair_and_is_opened_once_a_blo
 def test_one_of_another_grid_meets_them_as_pair_by_pair(masks, rank):
     grid = ArrayMask(np.zeros(SHAPE), UTM * Affine.translation(7.3, -4.6) * Affine.scale(0.8)).grid
     ranks = [0, 1, 3, 4, 5, 7]
-    found = elsewhere([crowd_of(masks, Counting(masks), ranks=ranks).of(rank)], drawn(50), grid)
+    found = elsewhere([stack_of(masks, Counting(masks), ranks=ranks).of(rank)], drawn(50), grid)
     np.testing.assert_array_equal(found, pairwise(masks, drawn(50), rank, grid, ranks=ranks))
     assert 0.1 < found.mean() < 0.9  # a part lies beside
 
 
-def test_of_many_crowds_only_those_asked_last_keep_what_they_decided(masks, monkeypatch):
-    monkeypatch.setattr(crowd, "MOST_KEPT", 2)
+def test_of_many_stacks_only_those_asked_last_keep_what_they_decided(masks, monkeypatch):
+    monkeypatch.setattr(mask_stack, "MOST_KEPT", 2)
     kept, opening = OrderedDict(), Counting(masks)
-    each = [crowd_of(masks, opening, ranks=[k, *range(5, 10)], kept=kept) for k in range(3)]
+    each = [stack_of(masks, opening, ranks=[k, *range(5, 10)], kept=kept) for k in range(3)]
     part, before = Window((0, 0), (5, 5)), len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for number, times in ((0, 1), (1, 2), (0, 2), (2, 3), (0, 3), (1, 4)):
         each[number].keys(part)
@@ -128,7 +128,7 @@ def test_a_full_disk_of_temporary_files_is_named_with_the_mend(masks, monkeypatc
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    own = crowd_of(masks, Counting(masks))
+    own = stack_of(masks, Counting(masks))
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(
         OutputError, match=r"up to 2,852 bytes in .*: No space left on device: free space there, or set TMPDIR"

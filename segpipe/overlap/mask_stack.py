@@ -20,9 +20,9 @@ from segpipe.overlap.decisions import Decisions, Keys
 from segpipe.overlap.rule import Bools, Sight, goes_before
 
 LEAST = 3
-"""Fewest masks of one grid that make a crowd; two are compared with each other."""
+"""Fewest masks of one grid that make a stack; two are compared with each other."""
 MOST_KEPT = 16
-"""Most crowds of which the decisions are kept at once, on disk: four bytes for each pixel."""
+"""Most stacks of which the decisions are kept at once, on disk: four bytes for each pixel."""
 
 SEEN, SURE = 31, 23
 """Bits of a key, which is larger for a mask that goes before: whether it has data, its confidence, and how early it is."""
@@ -34,11 +34,11 @@ Opening = Callable[[int], AbstractContextManager[tuple[OpenMask, OpenMask]]]
 """Opens the mask and the confidence of a member, by its position."""
 
 Kept = OrderedDict[int, Decisions]
-"""Decisions of the crowds that were asked last, by the rank of the first mask."""
+"""Decisions of the stacks that were asked last, by the rank of the first mask."""
 
 
 @dataclass(frozen=True, eq=False)
-class Crowd:
+class MaskStack:
     """Masks of one grid, in the order in which they count."""
 
     ground: Ground
@@ -49,7 +49,7 @@ class Crowd:
     """Positions among all cases, increasing."""
     opening: Opening
     kept: Kept = field(default_factory=OrderedDict)
-    """Shared by crowds that are asked in turn."""
+    """Shared by stacks that are asked in turn."""
 
     def keys(self, window: Window) -> Keys:
         """The largest key of all masks.
@@ -78,15 +78,15 @@ class Crowd:
         return best
 
     def of(self, rank: int) -> "Rivals":
-        """The masks of the crowd as one case sees them, which may be one of them."""
+        """The masks of the stack as one case sees them, which may be one of them."""
         return Rivals(self, rank)
 
 
 @dataclass(frozen=True)
 class Rivals:
-    """The masks of a crowd besides that of a case."""
+    """The masks of a stack besides that of a case."""
 
-    crowd: Crowd
+    stack: MaskStack
     rank: int
     """Of the case."""
     earlier: bool = True
@@ -94,11 +94,11 @@ class Rivals:
 
     @property
     def ground(self) -> Ground:
-        return self.crowd.ground
+        return self.stack.ground
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.crowd.shape
+        return self.stack.shape
 
     def before(self, hits: Hits, mine: Sight) -> Bools:
         """Where one of them goes before the mask of the case.
@@ -106,8 +106,8 @@ class Rivals:
         Raises:
             OutputError: a mask cannot be read, or TMPDIR has no space.
         """
-        keys = hits.of(self.crowd.keys(hits.window)).astype(np.uint32)
-        ranks = self.crowd.ranks[LAST - (keys & LAST)]
+        keys = hits.of(self.stack.keys(hits.window)).astype(np.uint32)
+        ranks = self.stack.ranks[LAST - (keys & LAST)]
         seen = hits.covered & (keys >> SEEN).astype(np.bool_)
         theirs = Sight(hits.covered & (ranks != self.rank), seen, ((keys >> SURE) & 255).astype(np.uint8))
         return goes_before(theirs, mine, earlier=ranks < self.rank)

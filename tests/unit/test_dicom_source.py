@@ -135,6 +135,36 @@ def test_frames_of_an_enhanced_file_have_their_own_slopes(tmp_path, contract):
     assert source.grid.spacing == pytest.approx((2.5, 0.7, 0.8))
 
 
+def test_what_a_private_group_of_a_frame_repeats_is_not_taken_for_its_values(tmp_path, contract):
+    path = dicoms.enhanced(tmp_path / "e.dcm", pixels := dicoms.values((4, 5, 6)), dicoms.positions(4), [1] * 4)
+    data = pydicom.dcmread(path)
+    shared = data.SharedFunctionalGroupsSequence[0]
+    shared.PixelValueTransformationSequence = data.PerFrameFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    for group in data.PerFrameFunctionalGroupsSequence:
+        del group.PixelValueTransformationSequence
+        old = dicoms.slice_of(pixels[0], (0, 0, 0), 1, RescaleSlope=7, PixelSpacing=[9, 9])
+        group.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x0F, "SQ", [old])
+    data.save_as(path)
+    source = opened(path, contract)
+    np.testing.assert_array_equal(whole(source)[0], pixels)
+    assert source.grid.spacing == pytest.approx((2.5, 0.7, 0.8))
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "FrameOfReferenceUID", "Modality"])
+def test_slices_that_do_not_belong_together_make_no_volume(tmp_path, contract, keyword):
+    other = "PT" if keyword == "Modality" else dicoms.uid(903)
+    path = dicoms.write(tmp_path) / "IM0003.dcm"
+    data = pydicom.dcmread(path)
+    setattr(data, keyword, "")
+    data.save_as(path)
+    assert len(opened(tmp_path, contract).files) == 6
+    setattr(data, keyword, other)
+    data.save_as(path)
+    first = tmp_path / "IM0000.dcm"
+    with pytest.raises(SourceError, match=f"must have one {keyword}, and {first} and {path} have two: label the files of"):
+        opened(tmp_path, contract)
+
+
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
 @pytest.mark.parametrize("kind", ["slices", "frames"])
 def test_compressed_pixels_are_those_before(tmp_path, contract, syntax, kind):
@@ -382,6 +412,7 @@ UNUSABLE = [
     ({"RescaleIntercept": "inf"}, r"RescaleSlope must be .*, got 1 and inf"),
     ({"BitsStored": 0}, r"BitsStored must be 1 to BitsAllocated, 16, got 0: copy it again"),
     ({"BitsStored": 65535}, r"BitsStored must be 1 to BitsAllocated, 16, got 65535"),
+    ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]}, r"one slice, and ImageType says MOSAIC, .* dcm2niix"),
 ]
 
 

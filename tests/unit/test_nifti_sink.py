@@ -90,6 +90,18 @@ def test_a_mask_lies_where_its_input_lies(tmp_path: Path, name: str, codes: tupl
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(ours), labels[0])
 
 
+@pytest.mark.parametrize(("codes", "last"), [((2, 0), 1.0), ((2, 1), 2.5675864), ((0, 1), 2.5675864), ((0, 0), 1.0)])
+def test_a_slice_of_two_axes_has_the_depth_that_its_affine_says(tmp_path: Path, codes: tuple[int, int], last: float) -> None:
+    dim, sizes = [2, 11, 13, 1, 1, 1, 1, 1], [1, 0.9, 1.7117243, last, 0, 0, 0, 0]
+    path = volumes.write(tmp_path / "a.nii", volumes.voxels((11, 13, 1)), volumes.OBLIQUE, codes, dim=dim, pixdim=sizes)
+    to = target(path, tmp_path / "out")
+    fill(sink := NiftiSink(to), labels_for(to))
+    assert sink.finish() == ["case.nii"]
+    written = nibabel.load(tmp_path / "out" / "case.nii")
+    np.testing.assert_array_equal(written.affine, nibabel.load(path).affine)
+    assert written.header.get_zooms() == pytest.approx(to.grid.spacing[::-1])
+
+
 @pytest.mark.parametrize("letters", ALL)
 def test_labels_come_back_to_the_stored_order(tmp_path: Path, letters: str) -> None:
     path = volumes.write(tmp_path / "a.nii", volumes.voxels(), volumes.OBLIQUE)

@@ -74,6 +74,8 @@ MOST_FRAMES = 2**16
 FIRST_BYTES = 2**12
 """Bytes of a file that are read at first; the file meta information, about 300 bytes, is in them."""
 
+WHOLE = "copy it again, or write it with what is missing, as dcmconv does"
+
 META_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 """The first bytes of the file meta information: the tag of its group length (0002,0000), then four bytes (PS3.10, 7.1)."""
 
@@ -125,7 +127,7 @@ def read_header(path: str, name: str) -> Header:
         NotDicomError: it cannot be read.
     """
     if not is_one(path):
-        raise NotDicomError(describe(path) or f"{path} is no DICOM file: it has no DICM at byte {PREAMBLE}: copy it again")
+        raise NotDicomError(describe(path) or f"{path} is no DICOM file: it has no DICM at byte {PREAMBLE}: {WHOLE}")
     try:
         with Path(path).open("rb") as stream:
             state = os.fstat(stream.fileno())
@@ -174,14 +176,17 @@ def _header(path: str, name: str, data: Any, rest: _AfterHeader) -> Header:
     is_image = not no_image and TAG_OF["Rows"] in data and TAG_OF["Columns"] in data
     if not sop_class or (is_image and not _text(data, "SeriesInstanceUID")):
         raise ValueError(f"it has no {'SeriesInstanceUID' if sop_class else 'SOPClassUID'}: copy it again")
-    image_type = [str(part).upper() for part in _values(data, "ImageType")]
     return Header(
         name,
         _series(path, data, rest, is_image=is_image),
         _integer(data, "InstanceNumber"),
         is_image,
-        "LOCALIZER" in image_type,
+        "LOCALIZER" in _image_type(data),
     )
+
+
+def _image_type(data: Any) -> list[str]:
+    return [str(part).upper() for part in _values(data, "ImageType")]
 
 
 def _series(path: str, data: Any, rest: _AfterHeader, *, is_image: bool) -> Series:
@@ -221,9 +226,21 @@ def _truncation(path: str, data: Any, syntax: str, left: int) -> str:
 
 def _unusable(path: str, data: Any, syntax: str, rest: _AfterHeader) -> str:
     """The reason why pixels of a file have no modality values; empty if they have."""
-    if cut := _truncation(path, data, syntax, rest.length):
-        return cut
-    if rest.tag != PIXEL_DATA[not syntax or UID(syntax).is_little_endian]:
+    return (
+        _truncation(path, data, syntax, rest.length)
+        or _no_values(path, data, syntax, rest.tag)
+        or _contradiction(path, data)
+    )
+
+
+def _no_values(path: str, data: Any, syntax: str, tag: bytes) -> str:
+    """The reason why a file holds something other than a slice of values; empty if it does not."""
+    if "MOSAIC" in _image_type(data):
+        return (
+            f"{path}: an image must be one slice, and ImageType says MOSAIC, slices of a volume side by side: convert the "
+            "series to NIfTI first, as with dcm2niix"
+        )
+    if tag != PIXEL_DATA[not syntax or UID(syntax).is_little_endian]:
         return (
             f"{path}: pixels must be integers, in Pixel Data (7FE0,0010), and it has others, such as Float Pixel Data: "
             "convert it to NIfTI first"
@@ -233,6 +250,11 @@ def _unusable(path: str, data: Any, syntax: str, rest: _AfterHeader) -> str:
             f"{path}: values must follow from the pixels by RescaleSlope and RescaleIntercept, and the file has a table, "
             "ModalityLUTSequence (0028,3000): apply it first, as with pydicom.pixels.apply_modality_lut, and write NIfTI"
         )
+    return ""
+
+
+def _contradiction(path: str, data: Any) -> str:
+    """The reason why elements of a header cannot be right together; empty if they can."""
     stored, allocated = _integer(data, "BitsStored", 16), _integer(data, "BitsAllocated", 16)
     if not 1 <= stored <= min(allocated, 64):
         return f"{path}: BitsStored must be 1 to BitsAllocated, {allocated}, got {stored}: copy it again"
@@ -274,11 +296,14 @@ def _frames(path: str, data: Any) -> Iterator[Frame]:
 
 def _items(part: Any) -> Iterator[Any]:
     """The first item of each functional group, and of the groups in it."""
-    for element in part:
-        if element.VR == "SQ" and len(element.value):
-            item = element.value[0]
-            yield item
-            yield from (e.value[0] for e in item if e.VR == "SQ" and len(e.value))
+    for item in _first_items(part):
+        yield item
+        yield from _first_items(item)
+
+
+def _first_items(item: Any) -> Iterator[Any]:
+    """The first item of each sequence, but of private ones: Philips repeats there what a frame was converted from."""
+    return (e.value[0] for e in item if e.VR == "SQ" and len(e.value) and not e.tag.is_private)
 
 
 def _frame(path: str, number: int, data: Any, groups: list[Any]) -> Frame:

@@ -45,6 +45,11 @@ CAPTURES = "1.2.840.10008.5.1.4.1.1.7"
 """Beginning of the SOP classes of secondary captures, such as a dose report of a CT."""
 
 
+SHARED = {"StudyInstanceUID": "study", "FrameOfReferenceUID": "frame_of_reference", "Modality": "modality"}
+"""Attributes that slices of one volume share, by keyword, and their fields of a ``Series``. Without one frame of reference,
+positions are not of one space (PS3.3, C.7.4.1); two studies may be of two patients."""
+
+
 @dataclass
 class _Headers:
     """The headers read from the files of a search."""
@@ -152,9 +157,22 @@ def _joined(headers: Sequence[Header], frames: Sequence[Frame], label: str) -> S
         syntaxes=tuple(dict.fromkeys(one for s in each for one in s.syntaxes)),
         frames=tuple(frames),
         label=label,
-        unusable=next((s.unusable for s in each if s.unusable), ""),
+        unusable=next((s.unusable for s in each if s.unusable), "") or _mixed(each),
         lossy=any(s.lossy for s in each),
     )
+
+
+def _mixed(each: Sequence[Series]) -> str:
+    """The reason why the files of a series are of no single volume, by what they must share; empty if they may be."""
+    for keyword, field_name in SHARED.items():
+        first = {getattr(one, field_name): one.frames[0].path for one in reversed(each) if getattr(one, field_name)}
+        if len(first) > 1:
+            one, other, *_ = sorted(first.values())
+            return (
+                f"slices of a series must have one {keyword}, and {one} and {other} have two: label the files of each in a "
+                "run of their own"
+            )
+    return ""
 
 
 def _divided(frames: Sequence[Frame]) -> Iterator[tuple[str, list[Frame]]]:

@@ -65,10 +65,17 @@ def _set_shape(header: Any, bands: int) -> None:
     """Set three axes, and a fourth if there are several bands."""
     rank = min(int(header["dim"][0]), 3)
     sizes = [*map(int, header["dim"][1 : 1 + rank]), *[1] * (3 - rank)]
-    steps = [*map(float, header["pixdim"][1 : 1 + rank]), *[1.0] * (3 - rank)]
+    steps = [*map(float, header["pixdim"][1 : 1 + rank]), *(_omitted_step(header, axis) for axis in range(rank, 3))]
     more = [bands] if bands > 1 else []
     header["dim"] = [3 + len(more), *sizes, *more, *[1] * (4 - len(more))]
     header["pixdim"][1:] = [*steps, *[1.0] * 4]
+
+
+def _omitted_step(header: Any, axis: int) -> float:
+    """The step along an axis that ``dim`` omits, as of a single slice: its sform or qform has one all the same."""
+    if int(header["sform_code"]) > 0:
+        return float(np.linalg.norm(header.get_sform()[:3, axis]))
+    return float(header["pixdim"][1 + axis]) if int(header["qform_code"]) > 0 else 1.0
 
 
 class NiftiSink(VolumeSink):

@@ -211,11 +211,11 @@ def read_labels(path: Path, column: str) -> Labelled:
         names = [name.strip() for name in head]
         _check_column(path, names, column)
         at = names.index(ID) if ID in names else None
-        labels = tuple(_text(row[names.index(column)]) for row in rows)
+        labels = tuple(label_text(row[names.index(column)]) for row in rows)
         return Labelled(labels, None if at is None else _ids(path, [row[at] for row in rows]))
     frame = read_frame(path, column)
     ids = _ids(path, frame[ID].tolist()) if ID in frame.columns else None
-    return Labelled(tuple(map(_text, frame[column].tolist())), ids, frame)
+    return Labelled(tuple(map(label_text, frame[column].tolist())), ids, frame)
 
 
 def read_frame(path: Path, column: str) -> "GeoDataFrame":
@@ -248,7 +248,7 @@ def _check_column(path: Path, names: Sequence[str], column: str) -> None:
         raise InputError(f"{path} must have the column {column!r}, and has {', '.join(names)}")
 
 
-def _text(value: Any) -> str:
+def label_text(value: Any) -> str:
     """A label as text; whole numbers without a point, as a spreadsheet or a GeoPackage may give ids of classes."""
     if value is None or value != value:  # noqa: PLR0124 - NaN
         return ""

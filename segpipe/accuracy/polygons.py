@@ -12,7 +12,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from segpipe.accuracy.points import read_frame
+from segpipe.accuracy.points import label_text, read_frame
 from segpipe.errors import InputError, SourceError
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.raster_grid import NoGroundError, ground_of
@@ -126,7 +126,7 @@ def read_polygons(path: Path, column: str, classes: Mapping[int, str], *, mapped
 
 
 def _value(path: Path, value: Any, classes: Mapping[int, str], names: Names) -> int:
-    text = "" if value is None or value != value else str(value).strip()  # noqa: PLR0124 - NaN
+    text = label_text(value)
     if (named := names.find(text)) is not None:
         return named
     try:

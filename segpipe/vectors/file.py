@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from segpipe.storage.files import is_nearly_full
 from segpipe.vectors.surfaces import Shapes, all_empty, repaired
 
 if TYPE_CHECKING:
+    import pyarrow
     from geopandas import GeoDataFrame
 
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
@@ -32,6 +33,11 @@ SHAPEFILE = (9994).to_bytes(4, "big")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LON_LAT = "EPSG:4326"
 """CRS of GeoJSON (RFC 7946)."""
+
+NULLABLE = {"bool": "boolean"} | {
+    f"{sign}int{bits}": f"{sign.upper()}Int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+"""pandas' types of whole numbers and booleans that may be missing, by the names of NumPy and Arrow."""
 
 SHOWN = 8
 """Maximum number of layers or columns that a message names."""
@@ -167,9 +173,12 @@ def read_frame(selection: Selection, columns: Sequence[str] | None = None) -> "G
         import pyogrio
 
         layer = _layer(selection)
-        known = list(pyogrio.read_info(path, layer=layer)["fields"])
-        _check_columns(path, known, columns)
-        return pyogrio.read_dataframe(path, layer=layer, columns=columns, on_invalid="ignore")
+        info = pyogrio.read_info(path, layer=layer)
+        kinds = dict(zip(map(str, info["fields"]), map(str, info["dtypes"]), strict=True))
+        _check_columns(path, list(kinds), columns)
+        frame = pyogrio.read_dataframe(path, layer=layer, columns=columns, on_invalid="ignore")
+        # not all by Arrow, which reads neither curves nor texts in an unknown encoding
+        return _exact(frame, kinds, lambda lost: pyogrio.read_arrow(path, layer=layer, columns=lost, read_geometry=False)[1])
 
 
 def _refuse_pointer(selection: Selection) -> None:
@@ -189,17 +198,36 @@ def is_pointer(path: Path) -> bool:
 def _parquet(selection: Selection, columns: Sequence[str] | None) -> "GeoDataFrame":
     import geopandas
     from pyarrow.lib import ArrowException
-    from pyarrow.parquet import read_schema
+    from pyarrow.parquet import read_schema, read_table
 
     path = selection.path
     if selection.layer is not None:
         raise ZonesError(f"a Parquet file has no layers, got {selection.flag}-layer {selection.layer}: leave it out")
     try:
-        _check_columns(path, list(read_schema(path).names), columns)
-        frame = geopandas.read_parquet(path)
+        schema = read_schema(path)
+        _check_columns(path, list(schema.names), columns)
+        kinds = {column.name: str(column.type) for column in schema}
+        frame = _exact(geopandas.read_parquet(path), kinds, lambda lost: read_table(path, columns=lost))
     except ArrowException as error:
         raise ZonesError(f"{path} cannot be read as a file of polygons: {one_line(error)}") from error
     return frame if columns is None else frame[[*columns, frame.geometry.name]]
+
+
+def _exact(frame: "GeoDataFrame", kinds: Mapping[str, str], read: "Callable[[list[str]], pyarrow.Table]") -> "GeoDataFrame":
+    """Restore whole numbers and booleans of columns with missing values, which pandas reads as floats of 53 bits.
+
+    Args:
+        frame: a layer, or some of its columns.
+        kinds: type of each column of the layer.
+        read: returns columns of the layer.
+    """
+    import pandas
+
+    lost = [name for name, kind in kinds.items() if kind in NULLABLE and name in frame and frame[name].dtype.kind in "fO"]
+    if not lost:
+        return frame
+    table = read(lost).to_pandas(types_mapper=lambda kind: pandas.api.types.pandas_dtype(NULLABLE[str(kind)]))
+    return frame.assign(**{name: table[name].array for name in lost})
 
 
 def _layer(selection: Selection) -> str:

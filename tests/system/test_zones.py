@@ -12,6 +12,9 @@ from typing import Any
 
 import geopandas
 import numpy as np
+import pandas
+import pyarrow.parquet
+import pyogrio
 import pyproj
 import pytest
 import rasterio
@@ -274,6 +277,25 @@ def test_polygons_with_the_columns(finished: Path, name: str) -> None:
     shapes = frame.to_crs("EPSG:32633").geometry
     assert all(a.symmetric_difference(b).area < 0.1 for a, b in zip(shapes, SHAPES, strict=True))
     assert not list(finished.glob(".new*"))
+
+
+@pytest.mark.parametrize("suffix", ["gpkg", "geojson", "parquet"])
+def test_numbers_beside_missing_ones_are_kept_to_the_last_digit(finished: Path, suffix: str) -> None:
+    """Ids of 18 digits have no float of their own, and pandas makes floats of a column in which one is missing."""
+    ids = [2**53 + 1, None, 123_456_789_012_345_678, 7]
+    columns = {"id": pandas.array(ids, "Int64"), "wet": pandas.array([True, None, False, True], "boolean")}
+    write_fields(finished / f"f.{suffix}", SHAPES, **columns)
+    if suffix == "parquet":  # as other programs write it
+        content = pyarrow.parquet.read_table(finished / "f.parquet")
+        plain = content.replace_schema_metadata({b"geo": content.schema.metadata[b"geo"]})
+        pyarrow.parquet.write_table(plain, finished / "f.parquet")
+    done = zones(finished, "--zones", f"f.{suffix}", "--zone-id", "id", "--zones-out", "new.gpkg")
+    assert done.returncode == 0, done.stderr
+    assert [row["zone"] for row in table(finished)] == ["9007199254740993", "", "123456789012345678", "7"]
+    written = pyogrio.read_arrow(finished / "new.gpkg", columns=["id", "wet"], read_geometry=False)[1]
+    assert written.to_pydict() == {"id": ids, "wet": [True, None, False, True]}
+    assert zones(finished, "--zones", f"f.{suffix}", "--zone-id", "wet").returncode == 0
+    assert [row["zone"] for row in table(finished)] == ["True", "", "False", "True"]
 
 
 def test_polygons_of_a_run(folder: Path) -> None:

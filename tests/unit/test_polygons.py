@@ -43,6 +43,14 @@ def test_long_edges_are_straight_in_the_crs_of_the_polygons(tmp_path, transform)
     np.testing.assert_array_equal(found == 1, wanted)
 
 
+@pytest.mark.parametrize("written", [2, 2.0, "2"])
+def test_a_class_may_be_named_by_a_number_of_any_type(tmp_path, written):
+    """As codes of land cover are: the name of a class goes before the id of another."""
+    geopandas.GeoDataFrame({"kind": [written]}, geometry=[shapely.box(5, 45, 6, 46)], crs=4326).to_file(tmp_path / "f.gpkg")
+    found = read_polygons(tmp_path / "f.gpkg", "kind", {1: "2", 2: "3"}, mapped=False)
+    assert found.values.tolist() == [1]
+
+
 def test_a_huge_box_covers_a_scene_inside(tmp_path):
     found, _ = labels(tmp_path, [shapely.box(-60, 0, 100, 80)], RasterGrid((30, 40), UTM, PLACE))
     assert (found == 1).all()

@@ -103,10 +103,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart() -> None:
-    """GDAL opens its log at the first error of a process, as it does in each of segpipe's; tests may make one before."""
+    """No test cuts the power, and to wait for the disk would take each worker a sixth of its time.
+
+    GDAL opens its log at the first error of a process, as it does in each of segpipe's; tests may make one before."""
     from segpipe.formats.raster.gdal_messages import listen
 
     listen()
+    os.fsync = os.fstat  # type: ignore[assignment]
 
 
 @pytest.fixture(autouse=True)

@@ -73,9 +73,9 @@ WAYS: dict[str, Callable[[Path, Path], NDArray[np.int64]]] = {"ours": ours, "num
 
 
 def show(matrix: NDArray[np.int64]) -> None:
-    from segpipe.accuracy.scores import scores
+    from segpipe.accuracy.scores import Margins, scores
 
-    print(matrix.sum(), scores(matrix))
+    print(matrix.sum(), scores(Margins.of(matrix)))
 
 
 def timed(way: str, pair: tuple[Path, Path], *, memory: bool = False) -> Child:

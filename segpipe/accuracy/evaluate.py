@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from segpipe.accuracy.estimators import Float, Integers
 from segpipe.accuracy.labels import Reference, open_labels, open_reference, rows_at_once, windows
 from segpipe.accuracy.polygons import SHOWN, read_polygons
 from segpipe.accuracy.population import positions
-from segpipe.accuracy.scores import LARGE, Scores, bootstrap, scores
+from segpipe.accuracy.scores import LARGE, Margins, Scores, bootstrap, scores
 from segpipe.errors import InputError, case_errors
 from segpipe.formats.registry import OpenMask, by_suffix, environment, split_suffix
 from segpipe.geometry.grid import Grid
@@ -31,6 +31,8 @@ from segpipe.storage.places import store_at
 
 FEW_CASES = 5
 """With fewer cases, nothing can be concluded about other cases of the kind."""
+MOST_LISTED = 2_000_000
+"""Numbers in the matrices of all cases up to which they are kept and written."""
 
 
 @dataclass(frozen=True)
@@ -57,23 +59,27 @@ class CaseScores:
     """One case beside its reference."""
 
     name: str
-    confusion: Confusion
+    margins: Margins
+    unseen: int
+    """Pixels of a class of the reference where the mask has no data."""
+    ignored: int
+    """Pixels where the reference has no data, or a value that is ignored."""
     moved: bool
     """Whether the reference was resampled onto the grid of the mask."""
     boundary: tuple[BoundaryScores, ...] = ()
     """Boundary measures of each class; empty without ``--boundary``."""
     unit: str = ""
     """Unit of distances: ``m``, ``mm`` or ``px``."""
+    matrix: Integers | None = None
+    """Shape ``(reference, map)``; None: those of all cases would take too much."""
 
     def missed(self) -> Integers:
         """Classes that the reference has and of which the map found no pixel."""
-        matrix = self.confusion.matrix
-        return np.flatnonzero((matrix.sum(axis=1) > 0) & (np.diag(matrix) == 0))
+        return np.flatnonzero((self.margins.support > 0) & (self.margins.hits == 0))
 
     def false(self) -> Integers:
         """Classes that only the map has."""
-        matrix = self.confusion.matrix
-        return np.flatnonzero((matrix.sum(axis=1) == 0) & (matrix.sum(axis=0) > 0))
+        return np.flatnonzero((self.margins.support == 0) & (self.margins.mapped > 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +116,11 @@ def evaluate(task: Task) -> Evaluation:
     pictures = read_annotations(task.reference) if task.column is None else None
     classes = class_map(classes_of(records), None if pictures else task.map_classes, task.ignore)
     openers, problems = _annotated(task, records, pictures) if pictures else _openers(task, records)
-    cases, failed = _compared(store, openers, Comparison(classes, task.boundary, task.column is None))
-    if task.column is not None:  # a file for all cases may have nothing in some
-        cases = [one for one in cases if one.confusion.matrix.any() or one.confusion.unseen]
-    pooled = reduce(Confusion.__add__, (one.confusion for one in cases), _nothing(classes))
-    matrices = np.array([one.confusion.matrix for one in cases])
-    limits = bootstrap(matrices, task.draws, task.seed, task.level) if len(cases) > 1 and task.draws else {}
+    listed = len(openers) * len(classes.ids) ** 2 <= MOST_LISTED
+    cases, pooled, failed = _compared(store, openers, Comparison(classes, task.boundary, task.column is None, listed))
+    limits = {}
+    if len(cases) > 1 and task.draws:
+        limits = bootstrap(Margins.stacked([one.margins for one in cases]), task.draws, task.seed, task.level)
     paired = {*failed, *(one.name for one in cases)}
     warnings = [*_unpaired(records, paired, task.reference), *_few(problems), *_warnings(classes, cases, pooled)]
     return Evaluation(
@@ -123,16 +128,12 @@ def evaluate(task: Task) -> Evaluation:
         cases=tuple(cases),
         failed=failed,
         pooled=pooled,
-        found=scores(pooled.matrix),
+        found=scores(Margins.of(pooled.matrix)),
         limits=limits,
         level=task.level,
         warnings=tuple(warnings),
         boundary=task.boundary,
     )
-
-
-def _nothing(classes: ClassMap) -> Confusion:
-    return Confusion(np.zeros((len(classes.ids),) * 2, np.int64))
 
 
 def classes_of(records: Sequence[Record]) -> dict[int, str]:
@@ -208,15 +209,20 @@ def references(place: Path, cases: Sequence[str]) -> dict[str, Path]:
 
 def _compared(
     store: Store, pairs: Sequence[tuple[Record, Opener]], how: "Comparison"
-) -> tuple[list[CaseScores], dict[str, str]]:
+) -> tuple[list[CaseScores], Confusion, dict[str, str]]:
+    """All cases, all of them together, and why others failed."""
     done, failed = list[CaseScores](), dict[str, str]()
+    pooled = Confusion(np.zeros((len(how.classes.ids),) * 2, np.int64))
     with environment():
         for record, opener in pairs:
             with case_errors(record.case) as caught:
-                done.append(_compare(store, record, opener, how))
+                one, confusion = _compare(store, record, opener, how)
+                if how.complete or confusion.matrix.any() or confusion.unseen:
+                    done.append(one)
+                    pooled += confusion
             if caught.error is not None:
                 failed[record.case] = str(caught.error)
-    return done, failed
+    return done, pooled, failed
 
 
 @dataclass(frozen=True)
@@ -227,9 +233,11 @@ class Comparison:
     boundary: float | None
     complete: bool = True
     """Whether each case must have labels; a file of polygons for all cases may have none on some."""
+    listed: bool = False
+    """Whether the matrix of each case is kept."""
 
 
-def _compare(store: Store, record: Record, opener: Opener, how: Comparison) -> CaseScores:
+def _compare(store: Store, record: Record, opener: Opener, how: Comparison) -> tuple[CaseScores, Confusion]:
     counts = PairCounts()
     with open_labels(store, record) as mask:
         if mask.bands > 1 or not has_one_class_per_pixel(record):
@@ -245,7 +253,19 @@ def _compare(store: Store, record: Record, opener: Opener, how: Comparison) -> C
             confusion = confusion_of(counts, how.classes)
             found = () if how.boundary is None else _boundary(mask, reference, how.classes, how.boundary)
             unit = mask.grid.unit if mask.grid.spacing else "px"
-            return CaseScores(record.case, confusion, reference.moved, found, unit)
+    return (
+        CaseScores(
+            name=record.case,
+            margins=Margins.of(confusion.matrix),
+            unseen=confusion.unseen,
+            ignored=confusion.ignored,
+            moved=reference.moved,
+            boundary=found,
+            unit=unit,
+            matrix=confusion.matrix if how.listed else None,
+        ),
+        confusion,
+    )
 
 
 def _boundary(mask: OpenMask, reference: Reference, classes: ClassMap, tolerance: float) -> tuple[BoundaryScores, ...]:

@@ -11,9 +11,38 @@ from segpipe.accuracy.estimators import Float, Integers
 LARGE = 0.8
 """Share of a class from which the overall accuracy says little."""
 MOST_NUMBERS = 2**22
-"""Number of float64 values of drawn matrices in memory at once: 32 MB."""
+"""How often each case is drawn, in memory at once: 32 MB."""
 QUANTITIES = ("iou", "dice", "precision", "recall")
 SUMMARIES = ("mean_iou", "frequency_weighted_iou", "mean_dice", "overall_accuracy", "mean_accuracy", "kappa")
+
+
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """Diagonals and sums of matrices of shape ``(..., reference, map)``; shape ``(..., classes)``.
+
+    They are all that scores need: 5 kB for a case of 200 classes, whose matrix takes 320 kB.
+    """
+
+    hits: Integers
+    """Pixels of each class in the reference and on the map."""
+    support: Integers
+    """Pixels of each class in the reference."""
+    mapped: Integers
+
+    @classmethod
+    def of(cls, matrix: Integers) -> "Margins":
+        """Those of one matrix, or of several."""
+        return cls(np.diagonal(matrix, axis1=-2, axis2=-1).copy(), matrix.sum(axis=-1), matrix.sum(axis=-2))
+
+    @classmethod
+    def stacked(cls, cases: Sequence["Margins"]) -> "Margins":
+        """Those of several cases, shape ``(cases, classes)``."""
+        return cls(*(np.array([getattr(case, name) for case in cases]) for name in ("hits", "support", "mapped")))
+
+    def drawn(self, times: Integers) -> "Margins":
+        """Sums over cases, each counted ``times`` ``(draws, cases)``: by floats, which are exact up to 2**53 pixels."""
+        weights = times.astype(np.float64)
+        return Margins(*((weights @ each).astype(np.int64) for each in (self.hits, self.support, self.mapped)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +70,9 @@ class Scores:
     """Cohen's (1960): agreement beyond that of chance."""
 
 
-def scores(matrix: Integers) -> Scores:
+def scores(margins: Margins) -> Scores:
     """All scores of one matrix, or of several."""
-    hits = np.diagonal(matrix, axis1=-2, axis2=-1)
-    support, mapped = matrix.sum(axis=-1), matrix.sum(axis=-2)
+    hits, support, mapped = margins.hits, margins.support, margins.mapped
     union, total = support + mapped - hits, support.sum(axis=-1)
     iou, dice = _over(hits, union), _over(2 * hits, support + mapped)
     recall, overall = _over(hits, support), _over(hits.sum(axis=-1), total)
@@ -77,11 +105,11 @@ def _mean(values: Float) -> Float:
     return _over(np.where(held, values, 0).sum(axis=-1), held.sum(axis=-1))
 
 
-def bootstrap(matrices: Integers, draws: int, seed: int, level: float) -> dict[str, Float]:
+def bootstrap(margins: Margins, draws: int, seed: int, level: float) -> dict[str, Float]:
     """Limits of the scores of all cases together, if other cases of the kind had been taken (percentile bootstrap).
 
     Args:
-        matrices: one per case, shape ``(cases, reference, map)``.
+        margins: shape ``(cases, classes)``.
         draws: number of samples of the cases, each with as many as there are.
         seed: of the draws.
         level: of confidence.
@@ -89,24 +117,13 @@ def bootstrap(matrices: Integers, draws: int, seed: int, level: float) -> dict[s
     Returns:
         Low and high per score: shape ``(2,)``, of classes ``(2, classes)``; NaN where no draw has one.
     """
-    cases = len(matrices)
-    times = np.random.default_rng(seed).multinomial(cases, np.full(cases, 1 / cases), size=draws)
-    at_once = max(1, MOST_NUMBERS // matrices[0].size)
-    parts = [scores(_sums(times[k : k + at_once], matrices)) for k in range(0, draws, at_once)]
+    cases, rng = len(margins.hits), np.random.default_rng(seed)
+    at_once = max(1, MOST_NUMBERS // cases)
+    sizes = [min(at_once, draws - first) for first in range(0, draws, at_once)]
+    parts = [scores(margins.drawn(rng.multinomial(cases, np.full(cases, 1 / cases), size=size))) for size in sizes]
     tail = ((1 - level) / 2, (1 + level) / 2)
     names = (*QUANTITIES, *SUMMARIES)
     return {name: _quantiles(np.concatenate([getattr(part, name) for part in parts]), tail) for name in names}
-
-
-def _sums(times: Integers, matrices: Integers) -> Integers:
-    """Sums of matrices, each so many times: by floats, which multiply faster and are exact up to 2**53 pixels.
-
-    Row by row: with hundreds of classes, the matrices of all cases are large, and are not to be held twice.
-    """
-    sums, drawn = np.empty((len(times), *matrices.shape[1:]), np.int64), times.astype(np.float64)
-    for row in range(matrices.shape[1]):
-        sums[:, row] = drawn @ matrices[:, row].astype(np.float64)
-    return sums
 
 
 def _quantiles(values: Float, at: Sequence[float]) -> Float:

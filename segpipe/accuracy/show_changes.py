@@ -10,7 +10,7 @@ import numpy as np
 
 from segpipe.accuracy.compare import Change, Changes
 from segpipe.accuracy.estimators import Float, Integers
-from segpipe.accuracy.scores import scores
+from segpipe.accuracy.scores import Margins, scores
 from segpipe.accuracy.show import csv_text, number, print_table, write_files
 from segpipe.messages.console import echo
 from segpipe.messages.printable import printable, printable_json
@@ -63,7 +63,7 @@ def _row(one: Change) -> list[str]:
 
 def _summary(pixels: Integers, sizes: Float) -> dict[str, Any]:
     """Agreement by pixels that both runs saw, and what changed by size."""
-    own, seen = scores(pixels[:-1, :-1]), sizes[:-1, :-1]
+    own, seen = scores(Margins.of(pixels[:-1, :-1])), sizes[:-1, :-1]
     both = math.fsum(seen.ravel())
     changed = math.fsum(seen[~np.eye(len(seen), dtype=bool)])
     return {

@@ -2,12 +2,11 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from segpipe.accuracy.evaluate import CaseScores, Evaluation
 from segpipe.accuracy.picture import as_svg
@@ -27,8 +26,6 @@ WORDS = {
 }
 COLUMNS = ("case", "class", "reference_pixels", "mapped_pixels", *QUANTITIES, "missed", "false")
 SHOWN = 5
-MOST_LISTED = 2_000_000
-"""Numbers in the matrices of all cases up to which they are written."""
 
 
 def print_evaluation(found: Evaluation) -> None:
@@ -120,14 +117,12 @@ def _text(value: float) -> str:
 
 def _events(found: Evaluation) -> tuple[list[int], list[int]]:
     """Number of cases in which each class was missed, and in which it is only on the map."""
-    size = len(found.classes.names)
-    missed = np.sum([np.bincount(one.missed(), minlength=size) for one in found.cases], axis=0, initial=0) + np.zeros(
-        size, int
-    )
-    false = np.sum([np.bincount(one.false(), minlength=size) for one in found.cases], axis=0, initial=0) + np.zeros(
-        size, int
-    )
-    return missed.tolist(), false.tolist()
+    missed, false = Counter[int](), Counter[int]()
+    for one in found.cases:
+        missed.update(one.missed().tolist())
+        false.update(one.false().tolist())
+    each = range(len(found.classes.names))
+    return [missed[k] for k in each], [false[k] for k in each]
 
 
 def as_json(found: Evaluation) -> str:
@@ -170,22 +165,17 @@ def _boundary_values(found: Evaluation) -> dict[str, Any]:
 
 
 def _case(found: Evaluation, one: CaseScores) -> dict[str, Any]:
-    own, names = scores(one.confusion.matrix), found.classes.names
+    own, names = scores(one.margins), found.classes.names
     return {
         "case": one.name,
         **{what: number(getattr(own, what)) for what in SUMMARIES},
         "missed": [names[k] for k in one.missed()],
         "false": [names[k] for k in one.false()],
-        "unseen_pixels": one.confusion.unseen,
-        "ignored_pixels": one.confusion.ignored,
-        **({"confusion": one.confusion.matrix.tolist()} if _is_listed(found) else {}),
+        "unseen_pixels": one.unseen,
+        "ignored_pixels": one.ignored,
+        **({} if one.matrix is None else {"confusion": one.matrix.tolist()}),
         **({"boundary": {name: asdict(b) for name, b in zip(names, one.boundary, strict=True)}} if one.boundary else {}),
     }
-
-
-def _is_listed(found: Evaluation) -> bool:
-    """Whether the matrix of every case is written; of many cases with many classes they would take gigabytes."""
-    return len(found.cases) * found.pooled.matrix.size <= MOST_LISTED
 
 
 def _numbers(values: Any) -> list[float | None]:
@@ -198,7 +188,7 @@ def as_csv(found: Evaluation) -> str:
 
 
 def _rows(found: Evaluation, one: CaseScores) -> Iterator[list[Any]]:
-    own, missed, false = scores(one.confusion.matrix), {*one.missed().tolist()}, {*one.false().tolist()}
+    own, missed, false = scores(one.margins), {*one.missed().tolist()}, {*one.false().tolist()}
     for k, name in enumerate(found.classes.names):
         each = [number(getattr(own, what)[k]) for what in QUANTITIES]
         events = [str(k in events).lower() for events in (missed, false)]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.accuracy.estimators import Integers
-from segpipe.accuracy.scores import scores
+from segpipe.accuracy.scores import Margins, scores
 from segpipe.formats.case import Case
 from segpipe.geometry.windows import Cover, Tiling, Window
 from segpipe.network.scaling import Scaling
@@ -182,5 +182,5 @@ class Count:
     @property
     def mean_iou(self) -> float | None:
         """Mean over the classes that occur; None without true labels."""
-        found = math.nan if self.confusion is None else float(scores(self.confusion).mean_iou)
+        found = math.nan if self.confusion is None else float(scores(Margins.of(self.confusion)).mean_iou)
         return None if math.isnan(found) else found

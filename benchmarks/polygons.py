@@ -69,8 +69,8 @@ def ours(mask: Path, target: Path) -> None:
     """What ``segpipe polygons`` does with a mask."""
     from segpipe.formats.registry import FORMATS, RASTER
     from segpipe.geometry.raster_grid import RasterGrid, parse_crs
-    from segpipe.polygons.case import CaseMask, Left, features_of
-    from segpipe.polygons.file import CaseRows, Target, write
+    from segpipe.polygons.case import CaseMask, Unwritten, features_of
+    from segpipe.polygons.file import CaseRows, VectorFile, write
     from segpipe.polygons.placement import Placement
     from segpipe.polygons.rule import Rule
     from segpipe.vectors.file import LON_LAT
@@ -86,12 +86,12 @@ def ours(mask: Path, target: Path) -> None:
 
         def rows() -> Any:
             number = 1
-            for features in features_of(case, Rule(), Left()):
+            for features in features_of(case, Rule(), Unwritten()):
                 yield CaseRows("tile", classes, number).table(features)
                 number += len(features)
             print(f"{number - 1:,}")
 
-        write(Target(target, crs, multi=False), rows())
+        write(VectorFile(target, crs, multi=False), rows())
 
 
 def rasterio(mask: Path, target: Path) -> None:

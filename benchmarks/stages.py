@@ -18,7 +18,7 @@ from segpipe.geometry.windows import reflected
 from segpipe.network.read import read_spec
 from segpipe.pipeline.blend import Strip
 from segpipe.pipeline.decision import Decision
-from segpipe.pipeline.opening import open_sheet
+from segpipe.pipeline.opening import open_checked
 from segpipe.results.areas import Areas
 from segpipe.results.mask_style import mask_style
 from segpipe.results.records import Run
@@ -40,18 +40,18 @@ def stages(model: Path, source: Path) -> Seconds:
 
 
 def _measure(run: Run, case: Case, spent: Seconds) -> None:
-    source, sheet = open_sheet(case, run.model)
+    source, info = open_checked(case, run.model)
     scaling, decision = scaling_of(source, run.model.contract), Decision(run.model.contract, run.model.blend_on)
-    areas, strip = Areas(sheet.grid, run.model.contract), Strip(sheet.cover)
-    sink = raster_sink(Folder(SCRATCH / "stages"), "scene.tif", sheet.grid, mask_style(decision, run))
+    areas, strip = Areas(info.grid, run.model.contract), Strip(info.cover)
+    sink = raster_sink(Folder(SCRATCH / "stages"), "scene.tif", info.grid, mask_style(decision, run))
     fields = np.kron(np.random.default_rng(0).normal(size=(CLASSES, 16, 16)), np.ones((1, TILE // 16, TILE // 16)))
     with closing(source):
-        for index in sheet.cover:
-            inside, _ = reflected(sheet.cover.window(index), sheet.cover.shape)
+        for index in info.cover:
+            inside, _ = reflected(info.cover.window(index), info.cover.shape)
             stored, invalid = _timed(spent, "read", source.read, inside)
             _timed(spent, "scale", scaling, stored, invalid)
-            scores, window = fields.astype(np.float32), sheet.cover.finished(index)
-            _timed(spent, "weight", np.multiply, scores, sheet.weights.of(index), scores)
+            scores, window = fields.astype(np.float32), info.cover.finished(index)
+            _timed(spent, "weight", np.multiply, scores, info.weights.of(index), scores)
             sums = _timed(spent, "blend", strip.add, index, scores)[:, : window.shape[0], : window.shape[1]]
             labels, _ = _timed(spent, "decide", decision.labels, sums, None, None)
             _timed(spent, "count", areas.add, Box(window, labels))

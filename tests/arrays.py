@@ -41,7 +41,7 @@ class ArraySource:
         self._log = log
         self.grid, self.dtype = BareGrid(self._values.shape), self._values.dtype
         self.files: tuple[str, ...] = (path,)
-        self.origin = {"from": path}
+        self.template = {"from": path}
 
     def begin(self, window: Window, threads: int | None = None) -> Callable[[], Any]:
         self._log.append(window)
@@ -90,7 +90,7 @@ class ArraySink:
     def finish(self) -> list[str]:
         assert (self._written == 1).all(), "every element is written once"
         self._values.flush()
-        words = f"{MARK} from {self._target.origin['from']}: {' '.join(self._target.style.bands)}"
+        words = f"{MARK} from {self._target.template['from']}: {' '.join(self._target.style.bands)}"
         with output_errors(self._path):
             self.size = self._draft.stat().st_size
             self._output.publish(self._draft, self.name)

@@ -12,7 +12,7 @@ from segpipe.storage.documents import DocumentError, read_toml
 from segpipe.storage.invalid import readable
 
 
-class ClassFile(BaseModel):
+class ClassTable(BaseModel):
     """Values and the classes that they are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,14 +53,14 @@ def label_map(ids: Mapping[int, str], path: Path) -> dict[str, int | None]:
     return {**classes, **{str(label): None for label in found.ignore}}
 
 
-def read_classes(path: Path) -> ClassFile:
+def read_classes(path: Path) -> ClassTable:
     """The file of ``--map-classes``.
 
     Raises:
         SettingsError: it cannot be read.
     """
     try:
-        return ClassFile.model_validate(read_toml(path))
+        return ClassTable.model_validate(read_toml(path))
     except DocumentError as error:
         raise SettingsError(f"--map-classes {path} {error}") from None
     except ValidationError as error:

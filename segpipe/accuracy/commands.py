@@ -30,7 +30,7 @@ EXPECTED = 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class EstimateData:
     """The data of an estimate: a matrix, or points with a column of labels and optionally a map."""
 
     matrix: Path | None = None
@@ -49,7 +49,7 @@ class Source:
 def estimate(*, output: Path | None, json: bool, level: float | None, intervals: str | None, **source: Any) -> int:
     """Print estimates, and write them where ``output`` says so."""
     wanted = _level(level, intervals)
-    found = estimated(_design(Source(**source)), wanted)
+    found = estimated(_design(EstimateData(**source)), wanted)
     paths = write_estimates(found, output) if output else []
     if json:
         click.echo(as_json(found))
@@ -64,7 +64,7 @@ def _print_paths(paths: Sequence[Path]) -> None:
         echo(f"written: {path}")
 
 
-def _design(source: Source) -> Design:
+def _design(source: EstimateData) -> Design:
     if (source.matrix is None) == (source.samples is None):
         raise SettingsError("give either --matrix, or --samples with the points that were labelled")
     if source.matrix is not None:
@@ -199,21 +199,21 @@ def evaluate(*, output: Path | None, json: bool, **flags: Any) -> int:
 
 
 def _task(*, labels: str, reference: Path, **more: Any) -> Any:
-    from segpipe.accuracy.evaluate import Task
+    from segpipe.accuracy.evaluate import EvaluateTask
 
     if more["boundary"] is not None and not 0 < more["boundary"] < 1e9:
         raise SettingsError(f"--boundary must be a distance above 0, got {more['boundary']:g}")
     given = {name: value for name, value in more.items() if value is not None}
-    return Task(labels, reference, **given)
+    return EvaluateTask(labels, reference, **given)
 
 
 def compare(*, first: str, second: str, output: Path | None, map_classes: Path | None, json: bool) -> int:
     """Print a comparison of two runs, and write it where ``output`` says so; 1 if a case failed."""
     from segpipe.accuracy import show_changes
-    from segpipe.accuracy.compare import Task
+    from segpipe.accuracy.compare import CompareTask
     from segpipe.accuracy.compare import compare as compared
 
-    found = compared(Task(first, second, output, map_classes))
+    found = compared(CompareTask(first, second, output, map_classes))
     paths = show_changes.write_changes(found, output) if output else []
     if json:
         click.echo(show_changes.as_json(found))

@@ -11,7 +11,7 @@ import numpy as np
 from segpipe.accuracy.change import ChangeMap, check_codes
 from segpipe.accuracy.estimators import Float, Integers
 from segpipe.accuracy.evaluate import classes_of, has_one_class_per_pixel
-from segpipe.accuracy.labels import Reference, open_labels, open_reference, windows
+from segpipe.accuracy.labels import ReferenceLabels, open_labels, open_reference, windows
 from segpipe.accuracy.overlaps import sharing
 from segpipe.accuracy.pairing import Pairing, pairing
 from segpipe.errors import InputError, OutputError, case_errors
@@ -31,7 +31,7 @@ AMOUNTS = {"ha": ("ha", 1.0), "mm3": ("ml", MM3_PER_ML)}
 
 
 @dataclass(frozen=True)
-class Task:
+class CompareTask:
     """Two runs, and how to compare them."""
 
     first: str
@@ -84,7 +84,7 @@ class Changes:
         return found
 
 
-def compare(task: Task) -> Changes:
+def compare(task: CompareTask) -> Changes:
     """Compare the masks of two runs.
 
     Raises:
@@ -138,7 +138,7 @@ class Pair:
     other: Record
 
     @contextmanager
-    def open(self) -> Iterator[tuple[OpenMask, Reference]]:
+    def open(self) -> Iterator[tuple[OpenMask, ReferenceLabels]]:
         """The mask of the first run, and that of the second on its grid."""
         for record in (self.one, self.other):
             if not has_one_class_per_pixel(record):
@@ -181,7 +181,7 @@ def _without_common(first: dict[str, Record], second: dict[str, Record]) -> str:
     return f"both runs must have cases of the same names, and one has {few[0]}, the other {few[1]}: rename the inputs"
 
 
-def _warnings(task: Task, runs: Sequence[dict[str, Record]], done: Sequence[Change]) -> Iterator[str]:
+def _warnings(task: CompareTask, runs: Sequence[dict[str, Record]], done: Sequence[Change]) -> Iterator[str]:
     for place, own, other in ((task.first, *runs), (task.second, *runs[::-1])):
         if lacking := [name for name in own if name not in other]:
             yield f"{len(lacking)} of {len(own)} cases are only in {place}: {first_few(lacking)}"

@@ -24,7 +24,7 @@ Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class DrawnPixel:
     """A pixel of the sample."""
 
     case: str
@@ -40,7 +40,7 @@ class Unit:
     crs: str
 
 
-def draw(population: Population, sizes: Integers, seed: int, rows: int = BLOCK_ROWS) -> list[Unit]:
+def draw(population: Population, sizes: Integers, seed: int, rows: int = BLOCK_ROWS) -> list[DrawnPixel]:
     """A simple random sample of each stratum, in an order that says nothing about the strata.
 
     Args:
@@ -56,7 +56,7 @@ def draw(population: Population, sizes: Integers, seed: int, rows: int = BLOCK_R
         _ranks(int(total), int(n), seed, k) for k, (total, n) in enumerate(zip(population.pixels.sum(0), sizes, strict=True))
     ]
     before = np.cumsum(population.pixels, axis=0) - population.pixels
-    units = list[Unit]()
+    units = list[DrawnPixel]()
     for case, record in enumerate(population.cases):
         own = [
             _within(each, first, n) for each, first, n in zip(numbers, before[case], population.pixels[case], strict=True)
@@ -77,7 +77,7 @@ def _within(numbers: Integers, first: int, count: int) -> Integers:
     return np.asarray(numbers[low:high] - first)
 
 
-def _of_case(population: Population, record: Record, numbers: list[Integers], rows: int) -> Iterator[Unit]:
+def _of_case(population: Population, record: Record, numbers: list[Integers], rows: int) -> Iterator[DrawnPixel]:
     with population.open(record) as mask:
         found = _find(mask, population.ids, numbers, rows)
         if sum(map(len, found)) < sum(map(len, numbers)):
@@ -104,14 +104,14 @@ def _find(mask: OpenMask, ids: Sequence[int], numbers: list[Integers], rows: int
     return [np.concatenate(each) for each in found]
 
 
-def units_at(mask: OpenMask, record: Record, strata: Integers, places: Places) -> Iterator[Unit]:
+def units_at(mask: OpenMask, record: Record, strata: Integers, places: Places) -> Iterator[DrawnPixel]:
     """The units at pixels of a case, with their areas and their centres."""
     grid = mask.grid
     world, crs = grid.world(places.astype(np.float64)), str(grid)
     assert world is not None
     areas = pixel_areas(mask, places)
     for stratum, (row, col), area, (x, y) in zip(strata, places, areas, world, strict=True):
-        yield Unit(
+        yield DrawnPixel(
             case=record.case,
             row=int(row),
             col=int(col),

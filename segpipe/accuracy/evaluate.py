@@ -14,7 +14,7 @@ from segpipe.accuracy.boundary import BoundaryScores, Compared, boundary_scores,
 from segpipe.accuracy.class_map import class_map, label_map
 from segpipe.accuracy.confusion import ClassMap, Confusion, PairCounts, confusion_of, of_reference
 from segpipe.accuracy.estimators import Float, Integers
-from segpipe.accuracy.labels import Reference, open_labels, open_reference, rows_at_once, windows
+from segpipe.accuracy.labels import ReferenceLabels, open_labels, open_reference, rows_at_once, windows
 from segpipe.accuracy.polygons import SHOWN, read_polygons
 from segpipe.accuracy.population import positions
 from segpipe.accuracy.scores import LARGE, Margins, Scores, bootstrap, scores
@@ -36,7 +36,7 @@ MOST_LISTED = 2_000_000
 
 
 @dataclass(frozen=True)
-class Task:
+class EvaluateTask:
     """The masks to compare, and how to compare them."""
 
     labels: str
@@ -100,7 +100,7 @@ class Evaluation:
     """Tolerance of boundary scores."""
 
 
-def evaluate(task: Task) -> Evaluation:
+def evaluate(task: EvaluateTask) -> Evaluation:
     """Compare the masks of a run with references.
 
     Raises:
@@ -153,11 +153,11 @@ def classes_of(records: Sequence[Record]) -> dict[int, str]:
     return first
 
 
-Opener = Callable[[Grid], AbstractContextManager[Reference]]
+Opener = Callable[[Grid], AbstractContextManager[ReferenceLabels]]
 """Opens the reference of a case on the grid of its mask."""
 
 
-def _openers(task: Task, records: Sequence[Record]) -> tuple[list[tuple[Record, Opener]], tuple[str, ...]]:
+def _openers(task: EvaluateTask, records: Sequence[Record]) -> tuple[list[tuple[Record, Opener]], tuple[str, ...]]:
     """Functions that open the reference of a case, by case, and problems of the references."""
     if task.column is not None:
         classes = classes_of(records)
@@ -168,7 +168,7 @@ def _openers(task: Task, records: Sequence[Record]) -> tuple[list[tuple[Record, 
 
 
 def _annotated(
-    task: Task, records: Sequence[Record], pictures: Sequence[Annotated]
+    task: EvaluateTask, records: Sequence[Record], pictures: Sequence[Annotated]
 ) -> tuple[list[tuple[Record, Opener]], tuple[str, ...]]:
     """As ``_openers``, for a file or folder of annotations."""
     classes = classes_of(records)
@@ -268,7 +268,7 @@ def _compare(store: Store, record: Record, opener: Opener, how: Comparison) -> t
     )
 
 
-def _boundary(mask: OpenMask, reference: Reference, classes: ClassMap, tolerance: float) -> tuple[BoundaryScores, ...]:
+def _boundary(mask: OpenMask, reference: ReferenceLabels, classes: ClassMap, tolerance: float) -> tuple[BoundaryScores, ...]:
     def read(window: Window) -> tuple[Integers, Integers]:
         truth, valid = reference.read(window)
         one, other = of_reference(truth, classes), positions(mask.read(window), classes.ids)

@@ -28,7 +28,7 @@ APART = 0.1
 """Largest distance between corners of volumes on one grid, as a share of the shortest side of a voxel."""
 
 
-class Reference(Protocol):
+class ReferenceLabels(Protocol):
     """True labels on the grid of a mask."""
 
     @property
@@ -86,7 +86,7 @@ def open_labels(store: Store, record: Record) -> Iterator[OpenMask]:
 
 
 @contextmanager
-def open_reference(path: Path, grid: Grid) -> Iterator[Reference]:
+def open_reference(path: Path, grid: Grid) -> Iterator[ReferenceLabels]:
     """True labels on the grid of a mask.
 
     Raises:

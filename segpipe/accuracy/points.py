@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from segpipe.accuracy.draw import Unit
+from segpipe.accuracy.draw import DrawnPixel
 from segpipe.accuracy.matrix import read_rows
 from segpipe.accuracy.population import Population
 from segpipe.errors import InputError, InstallationError, OutputError, correct_path, one_line
@@ -79,7 +79,7 @@ def design_path(points: Path) -> Path:
     return points.with_name(f"{points.stem}.design.json")
 
 
-def write_sample(path: Path, population: Population, units: Sequence[Unit], seed: int, *, show: bool) -> None:
+def write_sample(path: Path, population: Population, units: Sequence[DrawnPixel], seed: int, *, show: bool) -> None:
     """Write points and their design.
 
     Args:
@@ -113,7 +113,7 @@ def _write_design(path: Path, design: SampleDesign) -> None:
         commit(draft, path)
 
 
-def _design(population: Population, units: Sequence[Unit], seed: int) -> SampleDesign:
+def _design(population: Population, units: Sequence[DrawnPixel], seed: int) -> SampleDesign:
     if off := next((unit for unit in units if not unit.area > 0), None):
         raise InputError(
             f"points must lie on the Earth, and pixel {off.row}, {off.col} of {printable(off.case)} does not: give pixels "

@@ -30,7 +30,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Polygons:
+class ReferencePolygons:
     """Polygons of a file, with the value of each: an id of a class, or what a file of classes maps to one."""
 
     path: Path
@@ -92,7 +92,7 @@ class RasterizedPolygons:
         return found, found != OUTSIDE
 
 
-def read_polygons(path: Path, column: str, classes: Mapping[int, str], *, mapped: bool) -> Polygons:
+def read_polygons(path: Path, column: str, classes: Mapping[int, str], *, mapped: bool) -> ReferencePolygons:
     """Polygons of a vector file with the class of each.
 
     Args:
@@ -122,7 +122,7 @@ def read_polygons(path: Path, column: str, classes: Mapping[int, str], *, mapped
     values = [_value(path, value, classes, names) for value in frame[column]]
     number = np.flatnonzero(there) + 1
     notes = tuple(f"polygon {k}: {text}" for k, each in zip(number, problems, strict=True) for text in each)
-    return Polygons(path, shapes, crs, np.array(values, np.int32), notes)
+    return ReferencePolygons(path, shapes, crs, np.array(values, np.int32), notes)
 
 
 def _value(path: Path, value: Any, classes: Mapping[int, str], names: Names) -> int:

@@ -25,7 +25,7 @@ class ArraySource:
     scene: Mapping[str, Mapping[str, str]] = {}
     files: tuple[str, ...] = ()
     notes: Sequence[str] = ()
-    origin = None
+    template = None
 
     def __init__(self, array: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> None:
         self._array, self._valid = array, valid

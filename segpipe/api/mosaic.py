@@ -11,9 +11,9 @@ from segpipe.choices import OverlapRule
 from segpipe.errors import OutputError, SettingsError
 from segpipe.formats.registry import FORMATS, RASTER, environment
 from segpipe.overlap.finished import FinishedCase
-from segpipe.overlap.frame import Wish
-from segpipe.overlap.index import SUFFIX, Entry, is_possible, write_index
-from segpipe.overlap.mosaic import Plan, plan_mosaic, write_mosaic
+from segpipe.overlap.index import SUFFIX, IndexedMask, is_possible, write_index
+from segpipe.overlap.mosaic import MosaicPlan, plan_mosaic, write_mosaic
+from segpipe.overlap.mosaic_grid import Wish
 from segpipe.process.environment import settle
 from segpipe.results.records import records
 from segpipe.storage import Store
@@ -113,16 +113,16 @@ def _is_own_index(data: bytes) -> bool:
     return not data.strip(b"\0") or (data.startswith(SQLITE) and b"segpipe" in data)
 
 
-def _write_index(store: Store, plan: Plan, target: Store, name: str) -> None:
-    if not is_possible(plan.frame.grid):
+def _write_index(store: Store, plan: MosaicPlan, target: Store, name: str) -> None:
+    if not is_possible(plan.placement.grid):
         target.discard(name)
         return
     each = zip(plan.cases, plan.grids, strict=True)
-    entries = [Entry(case.case, _location(store, case.mask or "", target), grid, _time(case)) for case, grid in each]
+    entries = [IndexedMask(case.case, _location(store, case.mask or "", target), grid, _time(case)) for case, grid in each]
     style = plan.style
     kind = {"BAND_COUNT": str(len(style.bands)), "DATA_TYPE": TYPES[style.dtype], "NODATA": str(style.nodata)}
     with target.draft_of(name) as draft:
-        write_index(draft, entries, plan.frame.grid, kind)
+        write_index(draft, entries, plan.placement.grid, kind)
 
 
 def _time(case: FinishedCase) -> str | None:
@@ -137,8 +137,8 @@ def _location(store: Store, mask: str, target: Store) -> str:
     return os.path.relpath(path, target.path("")) if isinstance(target, Folder) else str(Path(path).absolute())
 
 
-def _lines(plan: Plan, target: Store, name: str) -> Iterator[str]:
-    grid, reprojected = plan.frame.grid, plan.frame.reprojected
+def _lines(plan: MosaicPlan, target: Store, name: str) -> Iterator[str]:
+    grid, reprojected = plan.placement.grid, plan.placement.reprojected
     rows, cols = grid.shape
     count = f"{len(plan.cases)} case{'s' * (len(plan.cases) != 1)}"
     yield f"{target.path(name)}: {rows:,} x {cols:,} px in {grid}, of {count}, by --overlap-rule {plan.rule}"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.cleaning.majority import majority
-from segpipe.cleaning.rule import Cleaning, Weights
+from segpipe.cleaning.rule import Cleaning, ElementSizes
 from segpipe.cleaning.sieve import Sieve
 from segpipe.geometry.windows import Window
 from segpipe.pipeline.decision import CONFIDENCE_TOP
@@ -73,7 +73,7 @@ class Cleaner:
     """Makes another array of labels, for those between the majority filter and the sieve."""
     form: Form
     rule: Cleaning
-    weights: Weights | None
+    weights: ElementSizes | None
     """Sizes of elements; None without a sieve."""
 
     def slabs(self, rows: tuple[int, ...], rest: tuple[int, ...]) -> Iterator[Cleaned]:
@@ -114,7 +114,7 @@ class Cleaner:
             values = self.labels.read(band, first, min(end, stop + reach))
             yield majority(values, self.rule.majority, self.form.nodata)[start - first : stop - first]
 
-    def _sieved(self, source: Planes, band: int, rows: tuple[int, ...], weights: Weights) -> Iterator[NDArray[Any]]:
+    def _sieved(self, source: Planes, band: int, rows: tuple[int, ...], weights: ElementSizes) -> Iterator[NDArray[Any]]:
         def read(start: int, stop: int) -> NDArray[Any]:
             return source.read(band, start, stop)
 

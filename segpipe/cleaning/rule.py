@@ -24,7 +24,7 @@ EQUAL = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class ElementSizes:
     """Sizes of elements as whole numbers, and the least size of a region in these."""
 
     least: int
@@ -32,7 +32,7 @@ class Weights:
     """Sizes between two rows, which broadcast against these; None: each element counts 1."""
 
     @classmethod
-    def of_grid(cls, least: Quantity, grid: Grid, path: str) -> "Weights":
+    def of_grid(cls, least: Quantity, grid: Grid, path: str) -> "ElementSizes":
         """The sizes of the elements of a grid, that of the case at ``path``.
 
         Raises:
@@ -71,13 +71,13 @@ class Cleaning:
             return None
         return cls(majority, None if sieve is None else Quantity.parse(sieve))
 
-    def weights(self, grid: Grid, path: str) -> Weights | None:
+    def weights(self, grid: Grid, path: str) -> ElementSizes | None:
         """The sizes of the elements of a grid, that of the case at ``path``; None without a sieve.
 
         Raises:
             SourceError: the grid does not measure in the unit of the sieve.
         """
-        return None if self.least is None else Weights.of_grid(self.least, grid, path)
+        return None if self.least is None else ElementSizes.of_grid(self.least, grid, path)
 
     def as_json(self) -> dict[str, Any]:
         """The keys that say in the record of a case how its labels were cleaned."""

@@ -24,7 +24,7 @@ SLAB_BYTES = 260
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class NamedGrid:
     """A case and its grid."""
 
     name: str
@@ -47,7 +47,7 @@ def cleaning_bytes(shape: Sequence[int]) -> int:
 class Uncleaned:
     """The labels of a case, and their confidence if there is one, on disk until they are cleaned."""
 
-    def __init__(self, output: Store, place: Place, form: Form, rule: Cleaning) -> None:
+    def __init__(self, output: Store, place: NamedGrid, form: Form, rule: Cleaning) -> None:
         """Create the files in the output, as large as the case.
 
         Raises:

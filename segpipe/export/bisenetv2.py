@@ -90,7 +90,7 @@ def semantic_branch(bands: int) -> nn.Sequential:
             S3=nn.Sequential(GatherDown(16, 32), Gather(32)),
             S4=nn.Sequential(GatherDown(32, 64), Gather(64)),
             S5_4=nn.Sequential(GatherDown(64, 128), Gather(128), Gather(128), Gather(128)),
-            S5_5=Context(128),
+            S5_5=ContextEmbedding(128),
         )
     )
 
@@ -112,7 +112,7 @@ class Stem(nn.Module):
         return fused
 
 
-class Context(nn.Module):
+class ContextEmbedding(nn.Module):
     """Figure 4b: the mean over all pixels, added to each."""
 
     def __init__(self, channels: int) -> None:

@@ -19,7 +19,7 @@ HEAD = """\
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ListedModel:
     """A model of a list."""
 
     name: str
@@ -39,7 +39,7 @@ def check_list(output: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{output} exists: name another file with --output, or give --overwrite")
 
 
-def write_list(entries: Sequence[Entry], output: Path) -> list[str]:
+def write_list(entries: Sequence[ListedModel], output: Path) -> list[str]:
     """Write a list beside which the files may be moved; return the names of the classes in the order of their ids, from 1.
 
     Raises:
@@ -69,7 +69,7 @@ def class_names(titles: Sequence[str], contracts: Sequence[Contract]) -> list[st
     return list(given)
 
 
-def _lines(entries: Sequence[Entry], names: Sequence[str], output: Path) -> Iterator[str]:
+def _lines(entries: Sequence[ListedModel], names: Sequence[str], output: Path) -> Iterator[str]:
     yield HEAD
     yield "classes = [\n"
     yield from (f"  {{ id = {number}, name = {_quoted(name)} }},\n" for number, name in enumerate(names, 1))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.errors import InputError
-from segpipe.formats.case import Case, Choice
+from segpipe.formats.case import Case, CaseSelection
 from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.cases import find_cases
 from segpipe.formats.channels import channels_of
@@ -21,7 +21,7 @@ from segpipe.network.scaling import of_input
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
 from segpipe.pipeline.findings import warn_of_findings
-from segpipe.pipeline.opening import on_network_grid, open_sheet
+from segpipe.pipeline.opening import on_network_grid, open_checked
 from segpipe.pipeline.spacing import resampling_note
 from segpipe.pipeline.tiles import read_tile
 
@@ -72,7 +72,7 @@ def scene_samples(scenes: Sequence[str], spec: ModelSpec, overrides: Overrides, 
         InputError: they have no valid pixels.
     """
     host = replace(spec, contract=spec.contract.model_copy(update={"scaling": "host"}), input_dtype="float32")
-    cases = find_cases(scenes, Choice(channels=channels_of(spec.contract, None)))
+    cases = find_cases(scenes, CaseSelection(channels=channels_of(spec.contract, None)))
     share = -(-count // len(cases))
     tiles: Samples = []
     with environment():
@@ -87,19 +87,19 @@ def _spread(
     case: Case, spec: ModelSpec, overrides: Overrides, count: int
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_] | None]]:
     """Yield tiles of a case with valid pixels: first about ``count`` far apart, then those in between."""
-    source, sheet = open_sheet(case, spec, overrides)
+    source, info = open_checked(case, spec, overrides)
     with closing(source):
         warn_of_findings(case, source, spec.contract)
-        if sheet.resampled:
+        if info.resampled:
             (note,) = resampling_note(source.grid, spec.contract)
             LOG.warning("warning: %s: %s", case.name, note)
-        scaling = of_input(scaling_of(source, spec.contract, sheet.box), spec.contract)
-        seen = on_network_grid(source, sheet, spec, scaling)
-        windows = list(sheet.cover)
+        scaling = of_input(scaling_of(source, spec.contract, info.box), spec.contract)
+        seen = on_network_grid(source, info, spec, scaling)
+        windows = list(info.cover)
         step = max(1, len(windows) // count)
         for k in range(step):
             for index in windows[k::step]:
-                pixels, invalid = read_tile(seen, sheet.cover, index, scaling)
+                pixels, invalid = read_tile(seen, info.cover, index, scaling)
                 if pixels is not None:
                     shape = spec.batch_shape[1:]
                     lost = None if invalid is None else invalid.reshape(shape[1:])[spec.tiling.middle]

@@ -111,7 +111,7 @@ class Channels:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class CaseSelection:
     """The user's choices about the cases of an input."""
 
     series: str | None = None
@@ -127,7 +127,7 @@ class Choice:
     """Masks that come with scenes; they are no cases."""
 
 
-EVERY_CASE = Choice()
+EVERY_CASE = CaseSelection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,5 +151,5 @@ class Finder:
     """Whether a file may be of the family, by its base name."""
     is_one: Callable[[str], bool]
     """Whether a file is of the family, by its first bytes."""
-    find: Callable[[Sequence[tuple[str, str]], Choice], FamilyCases]
+    find: Callable[[Sequence[tuple[str, str]], CaseSelection], FamilyCases]
     """The cases of some files: names below the searched folder, with ``/`` between folders, and paths."""

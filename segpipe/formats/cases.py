@@ -6,7 +6,7 @@ from operator import attrgetter
 
 from segpipe.errors import InputError, case_errors
 from segpipe.formats import banded
-from segpipe.formats.case import EVERY_CASE, BandsFrom, Case, Channels, Choice, Failure, FamilyCases, Grouped
+from segpipe.formats.case import EVERY_CASE, BandsFrom, Case, CaseSelection, Channels, Failure, FamilyCases, Grouped
 from segpipe.formats.case_names import named_by_uid, numbered, refusals
 from segpipe.formats.channels import group
 from segpipe.formats.left_out import count_left_out, listed, suffix_of, without_unusual
@@ -51,7 +51,7 @@ class Found:
         return replace(self, cases=cases, refused=[*self.refused, *refused])
 
 
-def find_cases(inputs: Sequence[str], choice: Choice = EVERY_CASE) -> list[Case]:
+def find_cases(inputs: Sequence[str], choice: CaseSelection = EVERY_CASE) -> list[Case]:
     """All cases that the inputs name, each once, sorted by name; for commands that need every input.
 
     Raises:
@@ -63,7 +63,7 @@ def find_cases(inputs: Sequence[str], choice: Choice = EVERY_CASE) -> list[Case]
     return found.cases
 
 
-def find_input(inputs: Sequence[str], choice: Choice = EVERY_CASE) -> Found:
+def find_input(inputs: Sequence[str], choice: CaseSelection = EVERY_CASE) -> Found:
     """Search the inputs for cases, each once, sorted by name; report files that are left out or refused.
 
     Args:

@@ -126,7 +126,7 @@ class Format:
     derived_memory: Callable[[Derived, int, int], float] = lambda *_: 0.0
     """Bytes of memory while they are written. Arguments: which files, the classes, and the size of the longest axis."""
     uids: Callable[[object, Store, Sequence[str]], dict[str, Any]] | None = None
-    """Returns the UIDs of what was read and written, for the audit of a run. Arguments: ``Source.origin``, the output, and
+    """Returns the UIDs of what was read and written, for the audit of a run. Arguments: ``Source.template``, the output, and
     the names of the files that were written. None for formats without UIDs."""
     finder: Finder | None = None
     """Finds its cases if they have several files, or names without a suffix; None: each file is a case."""

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from segpipe.contract import Contract
 from segpipe.errors import InstallationError, SourceError
 from segpipe.formats.cropping import outside_scores
-from segpipe.formats.resampled import Resampled, Taken
+from segpipe.formats.resampled import ReadWindow, Resampled
 from segpipe.formats.source import Begun, Source
-from segpipe.geometry.nnunet_grids import NnunetGrids, Placed, resized_shape, thick_axis
+from segpipe.geometry.nnunet_grids import NnunetGrids, PlacedAxis, resized_shape, thick_axis
 from segpipe.geometry.windows import Window
 from segpipe.network.scaling import Scaling
 from segpipe.process.extras import install
@@ -48,10 +48,10 @@ class NnunetCase(Resampled):
     def _prepared(self) -> Volume:
         return prepared(*_stored(self._opened, self._contract), self._opened.grid.spacing, self._grids, self._contract)
 
-    def take(self, window: Window, box: Window | None = None, threads: int | None = None) -> Callable[[], Taken]:
+    def take(self, window: Window, box: Window | None = None, threads: int | None = None) -> Callable[[], ReadWindow]:
         del box, threads
         pixels = self._prepared[(slice(None), *window.slices)]
-        return lambda: Taken(pixels, None, None)
+        return lambda: ReadWindow(pixels, None, None)
 
     def begin(self, window: Window, threads: int | None = None) -> Begun:
         pixels = self.take(window, threads=threads)().pixels
@@ -87,7 +87,7 @@ def grids_of(path: str, source: Source, contract: Contract) -> NnunetGrids:
     thick = thick_axis(wanted, grid.spacing, settings.get("force_separate_z")) if cut else None
     least = (0,) * (3 - len(patch)) + patch
     placed = tuple(
-        Placed(a, b, size, (short := max(0, most - size)) // 2, short - short // 2, nearest=axis == thick)
+        PlacedAxis(a, b, size, (short := max(0, most - size)) // 2, short - short // 2, nearest=axis == thick)
         for axis, ((a, b), size, most) in enumerate(zip(crop, sizes, least, strict=True))
     )
     factors = tuple((b - a) / size for (a, b), size in zip(crop, sizes, strict=True))

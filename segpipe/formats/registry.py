@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segpipe.contract import Contract
 from segpipe.errors import OutputError, SourceError
 from segpipe.formats.case import RASTER as RASTER  # noqa: PLC0414
-from segpipe.formats.case import SCENE, Case, ChannelFiles, Choice, FamilyCases, Finder
+from segpipe.formats.case import SCENE, Case, CaseSelection, ChannelFiles, FamilyCases, Finder
 from segpipe.formats.channels import per_channel
 from segpipe.formats.dicom import family as dicom
 from segpipe.formats.format import Format as Format  # noqa: PLC0414
@@ -216,7 +216,7 @@ def _open_channels(case: Case, contract: Contract, overrides: Overrides) -> Sour
     return Stacked([_open(one, own, overrides) for one, own in each])
 
 
-def find_in_family(name: str, files: Sequence[tuple[str, str]], choice: Choice) -> FamilyCases:
+def find_in_family(name: str, files: Sequence[tuple[str, str]], choice: CaseSelection) -> FamilyCases:
     """The cases of the format ``name``, which has a finder, among some files.
 
     Raises:

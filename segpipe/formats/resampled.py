@@ -14,7 +14,7 @@ from segpipe.network.scaling import Scaling
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Taken:
+class ReadWindow:
     """A window of the network's grid, after it was read."""
 
     pixels: Pixels
@@ -68,7 +68,7 @@ class Resampled:
 
         return pixels
 
-    def take(self, window: Window, box: Window | None = None, threads: int | None = None) -> Callable[[], Taken]:
+    def take(self, window: Window, box: Window | None = None, threads: int | None = None) -> Callable[[], ReadWindow]:
         """Start to decode the own pixels that a window needs; call the returned function to finish.
 
         Args:
@@ -97,7 +97,9 @@ class Resampled:
         for slab in slabs:
             yield slab, *self._source.begin(self._regridding.needed(slab), threads)()
 
-    def _taken(self, slabs: Iterable[tuple[Window, Pixels, Invalid | None]], window: Window, box: Window | None) -> Taken:
+    def _taken(
+        self, slabs: Iterable[tuple[Window, Pixels, Invalid | None]], window: Window, box: Window | None
+    ) -> ReadWindow:
         made: list[Pixels] = []
         lost: list[Invalid] = []
         own = None if box is None else self._regridding.needed_by_box(box)
@@ -111,7 +113,7 @@ class Resampled:
                 needed = self._regridding.needed(slab)
                 both = own.intersection(needed)
                 own_invalid[both.slices_from(own.start)] = invalid[both.slices_from(needed.start)]
-        return Taken(self._stored(_joined(made, 1)), _some(_joined(lost, 0)), _some(own_invalid))
+        return ReadWindow(self._stored(_joined(made, 1)), _some(_joined(lost, 0)), _some(own_invalid))
 
     def _as_floats(self, stored: Pixels) -> Pixels:
         """Stored pixels as floats; blank ones have the value that is scaled to 0, so that no edge lies around them."""

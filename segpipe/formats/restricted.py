@@ -81,7 +81,7 @@ class Restricted:
         self.files = (*source.files, *(file for limit in limits for file in limit.files))
         self.scene: Scene = source.scene
         self.separable = source.separable
-        self.origin = source.origin
+        self.template = source.template
 
     @property
     def unpacked(self) -> int:

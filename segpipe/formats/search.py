@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from segpipe.errors import InputError, correct_path
-from segpipe.formats.case import EVERY_CASE, Case, Choice
+from segpipe.formats.case import EVERY_CASE, Case, CaseSelection
 from segpipe.formats.listing import Listing
 from segpipe.formats.path_list import LIST_SUFFIXES, entries, is_file
 from segpipe.formats.registry import FORMATS, Format, by_suffix, format_of, split_suffix
@@ -34,7 +34,7 @@ class Search:
     listing: Listing = field(default_factory=Listing)
     errors: dict[Case, str] = field(default_factory=dict)
     """Errors of cases that are named but do not exist."""
-    choice: Choice = EVERY_CASE
+    choice: CaseSelection = EVERY_CASE
     claimed: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     """Files that a format claims in order to find its cases itself: names below the folder, and paths, by format name."""
     left_out: Counter[str] = field(default_factory=Counter)

@@ -48,8 +48,8 @@ class Target:
     grid: Grid
     """Grid of the case; every pixel is written once."""
     style: Style
-    origin: object = None
-    """``Source.origin`` of the case."""
+    template: object = None
+    """``Source.template`` of the case."""
     spare: bool = False
     """Whether most processors are idle when the mask is finished, because the network runs on a device."""
     derived: Derived = Derived()

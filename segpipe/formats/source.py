@@ -42,7 +42,7 @@ class Source(Protocol):
         ...
 
     @property
-    def origin(self) -> object:
+    def template(self) -> object:
         """Data that the sink of the same format needs besides the grid; picklable, opaque to other code."""
         ...
 

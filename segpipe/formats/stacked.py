@@ -35,7 +35,7 @@ class Stacked:
         self.dtype: np.dtype[Any] = np.result_type(*(source.dtype for source in sources))
         self.files = tuple(file for source in sources for file in source.files)
         self.scene: Mapping[str, Mapping[str, str]] = {}
-        self.origin = self._first.origin
+        self.template = self._first.template
 
     @property
     def notes(self) -> Sequence[str]:

@@ -12,7 +12,7 @@ from pyproj import Geod
 from pyproj.enums import TransformDirection
 
 from segpipe.geometry.grid import M2_PER_HA
-from segpipe.geometry.reference import Reference
+from segpipe.geometry.reference import CrsFacts
 from segpipe.geometry.smooth import on_grid
 
 CELL_METRES = 1280.0
@@ -30,7 +30,7 @@ class Ground:
     """The part of the Earth that a grid lies on."""
 
     transform: Affine
-    reference: Reference
+    reference: CrsFacts
 
     @property
     def rows_are_parallels(self) -> bool:

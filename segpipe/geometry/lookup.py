@@ -11,7 +11,7 @@ from pyproj import Transformer
 from segpipe.geometry.extents import MARGIN, SAMPLES
 from segpipe.geometry.grid import Float
 from segpipe.geometry.ground import Ground
-from segpipe.geometry.reference import Reference
+from segpipe.geometry.reference import CrsFacts
 from segpipe.geometry.windows import Window
 
 ALMOST = 1 - 1e-9
@@ -25,7 +25,7 @@ Integers = NDArray[np.intp]
 Bools = NDArray[np.bool_]
 
 
-def turn_of(reference: Reference) -> float:
+def turn_of(reference: CrsFacts) -> float:
     """Length of a full turn along x in a CRS; 0 if x does not wrap around."""
     if reference.is_plain:
         return 2 * math.pi / reference.radians

@@ -15,7 +15,7 @@ THICK = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedAxis:
     """Where a case lies in the network's grid, along one axis."""
 
     start: int
@@ -41,7 +41,7 @@ class Placed:
 class NnunetAxis(Axis):
     """One axis of both grids; ``factor`` is that of the crop."""
 
-    placed: Placed
+    placed: PlacedAxis
 
     @property
     def size(self) -> int:
@@ -73,7 +73,7 @@ class NnunetAxis(Axis):
 class NnunetGrids(Regridding):
     """The two grids of a case, of three axes; ``factors`` are those of the crop."""
 
-    placed: tuple[Placed, ...] = ()
+    placed: tuple[PlacedAxis, ...] = ()
 
     @cached_property
     def axes(self) -> tuple[Axis, ...]:

@@ -17,7 +17,7 @@ from pyproj import CRS
 from pyproj.exceptions import ProjError
 
 from segpipe.geometry.ground import Float, Ground
-from segpipe.geometry.reference import NowhereError, Reference, crs_name, horizontal, innermost, is_earth
+from segpipe.geometry.reference import CrsFacts, NowhereError, crs_name, horizontal, innermost, is_earth
 
 EARTH_AREA = 5.101e14
 MOST_LONGITUDE = 540.0
@@ -32,7 +32,7 @@ ALMOST_DEGREES = 1e-3
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """The ground of a grid, if it has one, with notes for the record."""
 
     ground: Ground | None = None
@@ -42,7 +42,7 @@ class Place:
 
 
 @lru_cache(maxsize=64)
-def placed(crs: rasterio.crs.CRS, transform: Affine, shape: tuple[int, ...]) -> Place:
+def placed(crs: rasterio.crs.CRS, transform: Affine, shape: tuple[int, ...]) -> Location:
     """Check coordinates and shape against the CRS, and return the ground of the grid.
 
     Raises:
@@ -51,16 +51,16 @@ def placed(crs: rasterio.crs.CRS, transform: Affine, shape: tuple[int, ...]) -> 
     ground = Ground(transform, _reference(crs))
     check = _check_degrees if ground.reference.is_plain else _check_map
     try:
-        return Place(ground, tuple(check(ground, shape)))
+        return Location(ground, tuple(check(ground, shape)))
     except ProjError as error:
         name = ground.reference.name
         raise NowhereError(f"PROJ cannot convert its CRS, {name}, to longitudes and latitudes: {error}") from None
 
 
 @lru_cache(maxsize=64)
-def _reference(crs: rasterio.crs.CRS) -> Reference:
+def _reference(crs: rasterio.crs.CRS) -> CrsFacts:
     """The reference shared by all grids of a CRS: PROJ takes ten times as long to make its objects as to use them."""
-    return Reference(horizontal(crs), crs_name(crs))
+    return CrsFacts(horizontal(crs), crs_name(crs))
 
 
 def size_off_earth(crs: rasterio.crs.CRS, transform: Affine, shape: tuple[int, ...]) -> tuple[float, ...]:
@@ -75,7 +75,7 @@ def size_off_earth(crs: rasterio.crs.CRS, transform: Affine, shape: tuple[int, .
     if not (found.is_geographic or found.is_projected) or (geod := found.get_geod()) is None or is_earth(geod):
         raise NowhereError(f"its CRS, {crs_name(crs)}, gives pixels no size")
     try:
-        return Ground(transform, Reference(found.to_2d(), crs_name(crs))).pixel_size(shape)
+        return Ground(transform, CrsFacts(found.to_2d(), crs_name(crs))).pixel_size(shape)
     except ProjError as error:
         raise NowhereError(f"PROJ cannot convert its CRS, {crs_name(crs)}, to longitudes and latitudes: {error}") from None
 

@@ -15,7 +15,7 @@ from rasterio.rpc import RPC
 from segpipe.errors import one_line
 from segpipe.geometry.grid import Float, Grid
 from segpipe.geometry.ground import Ground
-from segpipe.geometry.place import Place, placed, size_off_earth
+from segpipe.geometry.place import Location, placed, size_off_earth
 from segpipe.geometry.reference import NowhereError, crs_name
 
 
@@ -93,12 +93,12 @@ def stated_grid(shape: tuple[int, ...], stated: dict[str, Any]) -> RasterGrid | 
     return None if defect else RasterGrid(shape, crs, found)
 
 
-def place_of(grid: RasterGrid) -> Place:
+def place_of(grid: RasterGrid) -> Location:
     """The ground of a grid, or a note that says why the grid has none."""
     try:
         return placed(*_stated(grid), grid.shape)
     except NowhereError as reason:
-        return Place(reason=str(reason), notes=(f"areas are in pixels: {reason}",))
+        return Location(reason=str(reason), notes=(f"areas are in pixels: {reason}",))
 
 
 class NoGroundError(Exception):

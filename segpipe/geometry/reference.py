@@ -41,7 +41,7 @@ class AreaOfUse:
 
 
 @dataclass(frozen=True)
-class Reference:
+class CrsFacts:
     """Everything that follows from a CRS alone; shared by many grids."""
 
     crs: CRS

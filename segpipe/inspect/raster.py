@@ -14,9 +14,9 @@ from segpipe.errors import InputError, SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.cases import find_cases
 from segpipe.formats.raster.confine import confined
+from segpipe.formats.raster.dataset_files import own_files
 from segpipe.formats.raster.gdal import gdal_errors, open_raster, stays_here
 from segpipe.formats.raster.kinds import explained
-from segpipe.formats.raster.origin import own_files
 from segpipe.formats.scenes.reading import product_of
 from segpipe.formats.scenes.search import name_of, scene_at
 from segpipe.formats.scenes.source import SceneSource
@@ -30,7 +30,7 @@ from segpipe.jobs.prepare import area_of
 from segpipe.messages.printable import first_few
 from segpipe.network.read import read_spec
 from segpipe.pipeline.findings import findings_of, refuse_far
-from segpipe.pipeline.opening import open_sheet
+from segpipe.pipeline.opening import open_checked
 from segpipe.results.records import Run
 from segpipe.settings import Settings
 
@@ -106,8 +106,8 @@ def _fit(case: Case, run: Run, errors: list[str]) -> tuple[Fit | None, list[str]
     with noting(errors, case.path), closing(source_of(case, spec.contract, run.overrides)) as source:
         fit = fit_of(case, source, run)
     with noting(errors, case.path):
-        opened, sheet = open_sheet(case, spec, run.overrides)
-        notes = list(sheet.notes)
+        opened, info = open_checked(case, spec, run.overrides)
+        notes = list(info.notes)
         with closing(opened):
             found = findings_of(opened, spec.contract)
         notes += [finding.text for finding in found if not finding.far]

@@ -23,7 +23,7 @@ from segpipe.inspect.facts import VolumeFacts, VolumeFit, VolumeNeeds, VoxelValu
 from segpipe.jobs.plan import Plan, as_planned, memory_mb
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.findings import findings_of, refuse_far
-from segpipe.pipeline.opening import Sheet, open_sheet
+from segpipe.pipeline.opening import CaseInfo, open_checked
 from segpipe.process.machine import processors
 from segpipe.results.records import Run
 from segpipe.settings import Settings
@@ -128,25 +128,25 @@ def _fit(case: Case, settings: Settings, spec: ModelSpec, errors: list[str]) -> 
     fit: VolumeFit | None = None
     notes: list[str] = []
     with noting(errors, case.path):
-        source, sheet = open_sheet(case, spec, settings.overrides)
+        source, info = open_checked(case, spec, settings.overrides)
         with closing(source):
-            fit, notes = _fitted(case, sheet, spec, settings), list(sheet.notes)
+            fit, notes = _fitted(case, info, spec, settings), list(info.notes)
             found = findings_of(source, spec.contract)
         notes += [finding.text for finding in found if not finding.far]
         refuse_far(case, found, allow=False)
     return fit, notes
 
 
-def _fitted(case: Case, sheet: Sheet, spec: ModelSpec, settings: Settings) -> VolumeFit:
-    contract, cover = spec.contract, sheet.cover
-    plan = Plan(workers=1, calls=processors(), small=(as_planned(case, sheet),))
+def _fitted(case: Case, info: CaseInfo, spec: ModelSpec, settings: Settings) -> VolumeFit:
+    contract, cover = spec.contract, info.cover
+    plan = Plan(workers=1, calls=processors(), small=(as_planned(case, info),))
     factor = METRES[contract.spacing_unit] / METRES["mm"]
     return VolumeFit(
         model=spec.title,
         contract_origin=spec.contract_origin,
-        orientation=sheet.grid.as_json().get("orientation"),
+        orientation=info.grid.as_json().get("orientation"),
         wanted_spacing=contract.spacing and [size * factor for size in contract.spacing],
-        resampled=sheet.resampled,
+        resampled=info.resampled,
         shape=list(cover.shape),
         tile=list(cover.tiling.input),
         grid=list(cover.counts),

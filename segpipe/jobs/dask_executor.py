@@ -19,7 +19,7 @@ from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, failures, hung_re
 from segpipe.jobs.plan import Plan
 from segpipe.jobs.tasks import Halt, Outcome, Progress, Result, Task, Watcher
 from segpipe.results.records import Run
-from segpipe.timing.spans import Around, Taken, absorb, span
+from segpipe.timing.spans import ProcessRecord, Timed, absorb, span
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -40,7 +40,7 @@ LONGEST_WITHOUT_WORKERS = 300.0
 
 def dask(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outcome]:
     """Run every job as a task of a ``distributed`` cluster: local processes, or the cluster in the settings."""
-    with Around("workers", connected(run, plan.workers)) as client:
+    with Timed("workers", connected(run, plan.workers)) as client:
         if line := dashboard(client):
             watcher.note(line)
         info = ClientInfo.of(run, uuid4().hex)
@@ -227,7 +227,7 @@ def _results(future: "Future[Any]", task: Task, run: Run) -> list[Result]:
     error = _exception(future)
     if error is None:
         try:
-            ended: tuple[list[Result], Taken | None] = future.result(timeout=FETCH)
+            ended: tuple[list[Result], ProcessRecord | None] = future.result(timeout=FETCH)
         except TimeoutError:
             raise _UnfetchedError from None
         except (OSError, CancelledError):  # the scheduler was lost before the result could be fetched

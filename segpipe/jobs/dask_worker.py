@@ -18,8 +18,8 @@ from segpipe.pipeline.infer import Model, load
 from segpipe.results.records import Run
 from segpipe.storage.lock import NAME as LOCK
 from segpipe.storage.paths import is_remote
-from segpipe.timing.spans import Taken
-from segpipe.vectors.area import Area, Polygons, polygons_of, remember
+from segpipe.timing.spans import ProcessRecord
+from segpipe.vectors.area import Area, AreaPolygons, polygons_of, remember
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MODELS: dict[str, Model] = {}
 """Loaded models of this process, by the identity of their run: several runs may use one scheduler at once."""
 
-AREAS: dict[str, tuple[Area, Polygons]] = {}
+AREAS: dict[str, tuple[Area, AreaPolygons]] = {}
 """Areas of interest of these runs; their files may not exist on this machine."""
 
 CHECKED: set[str] = set()
@@ -95,7 +95,7 @@ def _reads(run: Run, lock: bytes) -> bool:
         time.sleep(0.2)
 
 
-def work(key: str, task: Task, run: Run, calls: int, client: ClientInfo) -> tuple[list[Result], Taken | None]:
+def work(key: str, task: Task, run: Run, calls: int, client: ClientInfo) -> tuple[list[Result], ProcessRecord | None]:
     """Run a task on a worker of Dask, with the model that the plugin has loaded for its run."""
     from distributed import get_worker
 
@@ -157,7 +157,7 @@ def plugin_of(run: Run, identity: str) -> Any:
 def keep(run: Run, identity: str, polygons: bytes | None) -> None:
     """Make this process know a run, before its first task."""
     if run.aoi is not None and polygons is not None:
-        AREAS[identity] = run.aoi, Polygons.unpacked(polygons)
+        AREAS[identity] = run.aoi, AreaPolygons.unpacked(polygons)
     MODELS[identity] = load(run.model)
 
 

@@ -16,7 +16,7 @@ from segpipe.formats.sink import OVERVIEWS, Space
 from segpipe.jobs.plan import Plan
 from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.memory import in_words, most_memory
-from segpipe.pipeline.opening import Sheet, open_sheet
+from segpipe.pipeline.opening import CaseInfo, open_checked
 from segpipe.results.components import MOST_LISTED
 from segpipe.results.records import Run
 from segpipe.storage.folder import Folder
@@ -155,20 +155,20 @@ def _sizes(plan: Plan, run: Run) -> list[tuple[str, float]]:
     seen: list[tuple[str, float]] = [(case.case.format, case.pixels) for case in plan.seen]
     if not plan.unseen:
         return seen
-    some = [math.prod(sheet.grid.shape) for sheet in sampled_sheets(plan, run)]
+    some = [math.prod(info.grid.shape) for info in sampled_infos(plan, run)]
     return seen + [(case.format, sum(some) / len(some)) for case in plan.unseen] if some else seen
 
 
-def sampled_sheets(plan: Plan, run: Run) -> Iterator[Sheet]:
+def sampled_infos(plan: Plan, run: Run) -> Iterator[CaseInfo]:
     """Open some cases that were not opened yet; leave out those that cannot be opened."""
     with environment():
         for case in plan.unseen[:: max(1, len(plan.unseen) // SAMPLE)]:
             with suppress(Exception):  # the job of the case reports any error
                 if is_remote(case.path):
                     continue  # would take a request each
-                source, sheet = open_sheet(case, run.model, run.overrides, memory=most_memory(run.settings))
+                source, info = open_checked(case, run.model, run.overrides, memory=most_memory(run.settings))
                 with closing(source):
-                    yield sheet
+                    yield info
 
 
 def forecast(plan: Plan, run: Run) -> str:

@@ -14,7 +14,7 @@ from segpipe.formats.unusual.pixel_check import PixelCheck
 from segpipe.jobs.tasks import JoinJob
 from segpipe.pipeline.findings import with_findings
 from segpipe.pipeline.memory import most_memory
-from segpipe.pipeline.opening import CHANGED, Sheet, open_sheet
+from segpipe.pipeline.opening import CHANGED, CaseInfo, open_checked
 from segpipe.results.output import CaseOutput
 from segpipe.results.parts import (
     forget_part,
@@ -29,17 +29,17 @@ from segpipe.results.refused import refuse_taken
 LOG = logging.getLogger("segpipe")
 
 
-def case_output(case: Case, sheet: Sheet, run: Run) -> CaseOutput:
+def case_output(case: Case, info: CaseInfo, run: Run) -> CaseOutput:
     """The output of a case, after checking that its mask replaces nothing that it must not."""
-    refuse_taken(case, run, sheet.asked)
-    return CaseOutput(case, _verified(case, sheet, run), run)
+    refuse_taken(case, run, info.asked)
+    return CaseOutput(case, _verified(case, info, run), run)
 
 
-def _verified(case: Case, sheet: Sheet, run: Run) -> Sheet:
+def _verified(case: Case, info: CaseInfo, run: Run) -> CaseInfo:
     """Compare a case's files with their checksums if requested, and note those without one."""
     if not run.settings.verify_input:
-        return sheet
-    return replace(sheet, notes=(*sheet.notes, *FORMATS[case.format].verify(sheet.asked)))
+        return info
+    return replace(info, notes=(*info.notes, *FORMATS[case.format].verify(info.asked)))
 
 
 class DamagedPartsError(SegpipeError):
@@ -53,15 +53,15 @@ class DamagedPartsError(SegpipeError):
 def join(job: JoinJob, run: Run) -> tuple[str, ...]:
     """Join the parts of a case into one mask, one record and one table, then remove them; return the case's warnings."""
     case = job.case.case
-    source, sheet = open_sheet(case, run.model, run.overrides, memory=most_memory(run.settings))
+    source, info = open_checked(case, run.model, run.overrides, memory=most_memory(run.settings))
     with closing(source):
-        sheet = _with_findings(case, source, sheet, run)
-    if read_cut(case, run, sheet.files, sheet.grid.shape) != job.parts:
+        info = _with_findings(case, source, info, run)
+    if read_cut(case, run, info.files, info.grid.shape) != job.parts:
         if is_done(case, run):  # by a worker that was lost while it removed the parts
             forget_parts(run.output, case)
-            return sheet.warnings
+            return info.warnings
         raise SourceError(CHANGED.format(case.path))
-    output = case_output(case, sheet, run)
+    output = case_output(case, info, run)
     try:
         if damaged := list(_add_parts(output, len(job.parts))):
             for number in damaged:
@@ -72,7 +72,7 @@ def join(job: JoinJob, run: Run) -> tuple[str, ...]:
         output.discard()
         raise
     forget_parts(run.output, case)
-    return sheet.warnings
+    return info.warnings
 
 
 def _add_parts(output: CaseOutput, count: int) -> Iterator[int]:
@@ -85,10 +85,10 @@ def _add_parts(output: CaseOutput, count: int) -> Iterator[int]:
             yield number
 
 
-def _with_findings(case: Case, source: Source, sheet: Sheet, run: Run) -> Sheet:
+def _with_findings(case: Case, source: Source, info: CaseInfo, run: Run) -> CaseInfo:
     """Add the findings of the case's parts; an earlier run may have allowed what this one does not."""
     found = read_findings(run.output, case)
     if found is None:
         pixel_check, scaling = PixelCheck(run.model.contract), read_scaling(run.output, case)
         found = pixel_check(sampled(source), scaling, source.tags(), axes=len(source.grid.shape))
-    return with_findings(case, sheet, found, allow=run.settings.unusual_values == "allow")
+    return with_findings(case, info, found, allow=run.settings.unusual_values == "allow")

@@ -8,7 +8,7 @@ from typing import Any
 
 from segpipe.errors import SettingsError
 from segpipe.formats.banded import bands_from
-from segpipe.formats.case import Choice
+from segpipe.formats.case import CaseSelection
 from segpipe.formats.cases import Found, find_input
 from segpipe.formats.channels import channels_of
 from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
@@ -75,7 +75,7 @@ def _found(settings: Settings) -> Found:
     if settings.model != (NO_MODEL,):
         contract = spec_of_run(settings).contract
         channels, bands = channels_of(contract, settings.channels), bands_from(settings.bands_from, contract)
-    return find_input(settings.input, Choice(settings.series, settings.case_name, channels, bands))
+    return find_input(settings.input, CaseSelection(settings.series, settings.case_name, channels, bands))
 
 
 def _places(settings: Settings) -> Iterator[str]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from segpipe.jobs.tasks import Result, Task
 from segpipe.network.spec import ModelSpec
 from segpipe.results.records import Run
-from segpipe.timing.spans import Taken
-from segpipe.vectors.area import Polygons, polygons_of
+from segpipe.timing.spans import ProcessRecord
+from segpipe.vectors.area import AreaPolygons, polygons_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class Setup:
     def of(cls, run: Run, calls: int) -> "Setup":
         return cls(run, calls, None if run.aoi is None else polygons_of(run.aoi).packed())
 
-    def unpacked(self) -> Polygons | None:
-        return None if self.polygons is None else Polygons.unpacked(self.polygons)
+    def unpacked(self) -> AreaPolygons | None:
+        return None if self.polygons is None else AreaPolygons.unpacked(self.polygons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Ended:
     """A task has ended, one result per case."""
 
     results: list[Result]
-    taken: Taken | None
+    taken: ProcessRecord | None
     """Its profile, if one is recorded."""
 
 

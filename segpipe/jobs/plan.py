@@ -29,7 +29,7 @@ from segpipe.pipeline.memory import (
     worker_bytes,
     worker_memory,
 )
-from segpipe.pipeline.opening import HALO, Sheet, open_sheet
+from segpipe.pipeline.opening import HALO, CaseInfo, open_checked
 from segpipe.results.parts import kept_cut, plan_name, write_cut
 from segpipe.results.records import Run, done_cases
 from segpipe.results.refused import refuse_taken
@@ -220,9 +220,9 @@ def _with_crop(case: PlannedCase, run: Run, total: int, workers: int) -> Planned
     if not _stored(case, run) and len(_cut(case, case.cover(run.model), total, run, workers)) == 1:
         return case
     with case_errors(case.case.path):  # its job says why
-        source, sheet = open_sheet(case.case, run.model, run.overrides, memory=most_memory(run.settings))
+        source, info = open_checked(case.case, run.model, run.overrides, memory=most_memory(run.settings))
         with closing(source):
-            return as_planned(case.case, sheet)
+            return as_planned(case.case, info)
     return case
 
 
@@ -271,14 +271,14 @@ class _Looked:
 def _look(case: Case, run: Run, looked: _Looked, *, values: bool) -> None:
     """Open a case; with ``values``, sample some of its pixels, too."""
     with case_errors(case.path) as caught:
-        source, sheet = open_sheet(case, _uncropped(run.model), run.overrides, memory=most_memory(run.settings))
+        source, info = open_checked(case, _uncropped(run.model), run.overrides, memory=most_memory(run.settings))
         with closing(source):
             if values:
                 found = findings_of(source, run.model.contract)
-                sheet = with_findings(case, sheet, found, allow=run.settings.unusual_values == "allow")
+                info = with_findings(case, info, found, allow=run.settings.unusual_values == "allow")
             if (cleaning := run.cleaning) is not None:
-                cleaning.weights(sheet.grid, case.path)  # refuses a unit that the case does not have
-            looked.planned.append(as_planned(case, sheet))
+                cleaning.weights(info.grid, case.path)  # refuses a unit that the case does not have
+            looked.planned.append(as_planned(case, info))
     if isinstance(caught.error, OutsideError):
         looked.outside.append(case)
     elif is_passing(caught.error):
@@ -294,17 +294,17 @@ def _uncropped(model: ModelSpec) -> ModelSpec:
     return replace(model, contract=model.contract.model_copy(update={"crop": None}))
 
 
-def as_planned(case: Case, sheet: Sheet) -> PlannedCase:
+def as_planned(case: Case, info: CaseInfo) -> PlannedCase:
     """Facts about a case after it was opened."""
     return PlannedCase(
         case,
-        shape=sheet.grid.shape,
-        windows=len(sheet.cover),
-        notes=(*sheet.notes, *sheet.warnings),
-        files=sheet.asked,
-        block_bytes=sheet.block_bytes,
-        regridding=sheet.regridding,
-        unpacked=sheet.unpacked,
+        shape=info.grid.shape,
+        windows=len(info.cover),
+        notes=(*info.notes, *info.warnings),
+        files=info.asked,
+        block_bytes=info.block_bytes,
+        regridding=info.regridding,
+        unpacked=info.unpacked,
     )
 
 

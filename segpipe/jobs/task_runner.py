@@ -14,7 +14,7 @@ from segpipe.jobs.tasks import Progress, Result, Task
 from segpipe.jobs.work import Context
 from segpipe.pipeline.infer import Model
 from segpipe.results.records import Run
-from segpipe.timing.spans import Taken, recording
+from segpipe.timing.spans import ProcessRecord, recording
 
 LOG = logging.getLogger("segpipe")
 
@@ -51,7 +51,9 @@ class TaskRunner:
     progress: Progress
     """Called a few times a second with the number of pixels finished since its last call."""
 
-    def carry_out(self, task: Task, on_start: Callable[[threading.Event], None]) -> tuple[list[Result], Taken | None]:
+    def carry_out(
+        self, task: Task, on_start: Callable[[threading.Event], None]
+    ) -> tuple[list[Result], ProcessRecord | None]:
         """Return the results of a task, and its profile if one is recorded.
 
         ``on_start`` is called before the first case, with the event that stops the task.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from heapq import nlargest
 from pathlib import Path
 
-from segpipe.jobs.disk import free_at, needed, sampled_sheets
+from segpipe.jobs.disk import free_at, needed, sampled_infos
 from segpipe.jobs.plan import Plan, memory_mb
 from segpipe.pipeline.memory import in_words
 from segpipe.process.machine import is_in_memory, memory
@@ -28,7 +28,7 @@ def unpacked(plan: Plan, run: Run) -> Unpacked:
     """Space for the remaining cases; each worker that processes parts of a case unpacks it."""
     parts = [cut.case.unpacked for cut in plan.cuts for _ in range(min(plan.workers, len(cut.parts)))]
     whole = [case.unpacked for case in plan.small]
-    unseen = [sheet.unpacked for sheet in sampled_sheets(plan, run)] if plan.unseen else []
+    unseen = [info.unpacked for info in sampled_infos(plan, run)] if plan.unseen else []
     # of the unopened cases, one per worker may be as large as the largest of the sample
     sizes = nlargest(plan.workers, [*parts, *whole, *[max(unseen, default=0)] * min(plan.workers, len(plan.unseen))])
     return Unpacked(max(sizes, default=0), sum(sizes))

@@ -34,7 +34,7 @@ from segpipe.jobs.tasks import Damaged, GivenUp, JoinJob, MeasureJob, Outcome, P
 from segpipe.pipeline.decide import Boxes
 from segpipe.pipeline.infer import Model
 from segpipe.pipeline.memory import most_memory
-from segpipe.pipeline.opening import CHANGED, Sheet, open_sheet
+from segpipe.pipeline.opening import CHANGED, CaseInfo, open_checked
 from segpipe.pipeline.read import HandedBackError, Reading, decoders_for
 from segpipe.pipeline.run import segmented
 from segpipe.results.joined_labels import joined
@@ -148,7 +148,7 @@ def run_part(job: PartJob, context: Context) -> Result:
     cases = _segmented([case], reading, context)
     with environment(), closing(cases):
         _, boxes = next(cases)
-        return _write(case, boxes, lambda sheet: _part_output(job, sheet, run, context.model.spec.batch), context)()
+        return _write(case, boxes, lambda info: _part_output(job, info, run, context.model.spec.batch), context)()
 
 
 def _reading(run: Run) -> Reading:
@@ -167,21 +167,21 @@ def _segmented(cases: Sequence[Case], reading: Reading, context: Context) -> Gen
     return segmented(cases, reading, context.model, context.calls, confidence=settings.confidence, audit=audit)
 
 
-def _part_output(job: PartJob, sheet: Sheet, run: Run, batch: int) -> PartOutput:
+def _part_output(job: PartJob, info: CaseInfo, run: Run, batch: int) -> PartOutput:
     """The output of a part, if the input is unchanged since the case was cut."""
     case = job.case.case
-    if read_cut(case, run, sheet.files, sheet.grid.shape) is None:
+    if read_cut(case, run, info.files, info.grid.shape) is None:
         raise SourceError(CHANGED.format(case.path))
     if read_findings(run.output, case) is None:
-        write_findings(run.output, case, sheet.findings)
-    return PartOutput(case, sheet, run, job.number, batch)
+        write_findings(run.output, case, info.findings)
+    return PartOutput(case, info, run, job.number, batch)
 
 
 def measure(case: Case, run: Run) -> tuple[str, ...]:
     """Store the scaling of a case by its own statistics for its parts."""
-    source, sheet = open_sheet(case, run.model, run.overrides, memory=most_memory(run.settings))
+    source, info = open_checked(case, run.model, run.overrides, memory=most_memory(run.settings))
     with closing(source):
-        write_scaling(run.output, case, scaling_of(source, run.model.contract, sheet.box))
+        write_scaling(run.output, case, scaling_of(source, run.model.contract, info.box))
     return ()
 
 
@@ -208,30 +208,30 @@ def _failed(case: Case, started: float, pixels: int, error: SegpipeError) -> Out
 def _write(
     case: Case,
     boxes: Boxes,
-    make_output: Callable[[Sheet], CaseOutput | PartOutput],
+    make_output: Callable[[CaseInfo], CaseOutput | PartOutput],
     context: Context,
 ) -> Callable[[], Result]:
     """Write the boxes of a case or a part; return a function that finishes it, to run beside the next case."""
     started, pixels = time.perf_counter(), 0
-    sheet: Sheet | None = None
+    info: CaseInfo | None = None
     output: CaseOutput | PartOutput | None = None
     try:
         with closing(boxes):
             for box in boxes:
-                sheet = box.sheet
+                info = box.info
                 with span("write", case.name, box.window.start):
-                    output = output or make_output(sheet)
+                    output = output or make_output(info)
                     output.write(box)
                 pixels += box.window.size
                 context.progress(box.window.size)
                 if context.stop.is_set():
                     raise _StoppedError("nothing can be written any more")
     except HandedBackError as back:
-        returned = Returned(case, None if back.sheet is None else as_planned(case, back.sheet))
+        returned = Returned(case, None if back.info is None else as_planned(case, back.info))
         return lambda: returned
     except BaseException as error:
-        if sheet is not None:
-            sheet.abandoned.set()
+        if info is not None:
+            info.abandoned.set()
         if output is not None:
             output.discard()
         if isinstance(error, _StoppedError):
@@ -241,18 +241,18 @@ def _write(
             return lambda: outside
         if not isinstance(error, Exception):
             raise
-        failed = _stopping(_failed(case, started, pixels, _cause(error, case, sheet)), context)
+        failed = _stopping(_failed(case, started, pixels, _cause(error, case, info)), context)
         return lambda: failed
     LOG.info("%s: %d pixels blended in %.1f s", case.name, pixels, time.perf_counter() - started)
     return lambda: _stopping(_finish(case, output, started, pixels), context)
 
 
-def _cause(error: Exception, case: Case, sheet: Sheet | None) -> SegpipeError:
+def _cause(error: Exception, case: Case, info: CaseInfo | None) -> SegpipeError:
     """Why a case failed: a file that changed while it was read is not damaged, whatever its decoder says."""
     cause = foreseen(error, case.path)
-    if sheet is not None and isinstance(cause, SourceError | UnforeseenError) and not is_passing(cause):
+    if info is not None and isinstance(cause, SourceError | UnforeseenError) and not is_passing(cause):
         with case_errors(case.path) as changed:
-            check_unchanged(case, sheet)
+            check_unchanged(case, info)
         cause = changed.error or cause
     return cause
 

@@ -9,7 +9,7 @@ Centres = Literal["half_pixel", "align_corners"]
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class CoarserGrid:
     """How a coarser grid lies on a tile."""
 
     sizes: tuple[int, ...]
@@ -20,7 +20,7 @@ class Placed:
     """Pixels of the tile per pixel of the output along each axis, for ``half_pixel``; None where it is no whole number."""
 
 
-def placed_on(tile: tuple[int, ...], sizes: tuple[int, ...], centres: Centres | None) -> Placed | None:
+def placed_on(tile: tuple[int, ...], sizes: tuple[int, ...], centres: Centres | None) -> CoarserGrid | None:
     """How an output of these sizes, smaller than the tile, lies on it; None if no stride of a network explains them.
 
     Args:
@@ -34,7 +34,7 @@ def placed_on(tile: tuple[int, ...], sizes: tuple[int, ...], centres: Centres | 
     whole = next(iter(factors)) if len(factors) == 1 and all(n.is_integer() for n in factors) else None
     likely: Centres = "half_pixel" if align_corners_stride(tile, sizes) is None else "align_corners"
     centres = centres or likely
-    return Placed(tile, centres, int(whole) if whole and centres == "half_pixel" else None)
+    return CoarserGrid(tile, centres, int(whole) if whole and centres == "half_pixel" else None)
 
 
 def align_corners_stride(tile: Sequence[int], sizes: Sequence[int | None]) -> int | None:

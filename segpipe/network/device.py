@@ -54,7 +54,7 @@ class DeviceMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class SessionTerms:
     """Parameters of a session on a device."""
 
     device: Kind
@@ -119,7 +119,7 @@ def _make_shared_arena() -> None:
     onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg({}))
 
 
-def open_on_device(model: str | bytes, terms: Terms) -> onnxruntime.InferenceSession:
+def open_on_device(model: str | bytes, terms: SessionTerms) -> onnxruntime.InferenceSession:
     """Open a session whose inputs and outputs stay in device memory.
 
     Nodes without a kernel on the device run on the CPU, with a warning: each costs a copy in both directions.
@@ -145,7 +145,7 @@ def open_on_device(model: str | bytes, terms: Terms) -> onnxruntime.InferenceSes
     return session
 
 
-def _open(model: str | bytes, terms: Terms, *, strict: bool) -> onnxruntime.InferenceSession:
+def _open(model: str | bytes, terms: SessionTerms, *, strict: bool) -> onnxruntime.InferenceSession:
     options = _session_options()
     _add_folder(options, terms.folder)
     for name, size in terms.sizes.items():
@@ -174,7 +174,7 @@ def _session_options() -> onnxruntime.SessionOptions:
     return options
 
 
-def providers(terms: Terms) -> list[Any]:
+def providers(terms: SessionTerms) -> list[Any]:
     """Execution providers with their options; a single unknown key makes ONNX Runtime drop a provider."""
     if terms.device == "cpu-tensors":
         return ["CPUExecutionProvider"]
@@ -197,7 +197,7 @@ def providers(terms: Terms) -> list[Any]:
     return found
 
 
-def _tensorrt(terms: Terms) -> dict[str, str]:
+def _tensorrt(terms: SessionTerms) -> dict[str, str]:
     options = {"trt_fp16_enable": str(int(terms.half))}
     if terms.stream is not None:
         options["user_compute_stream"] = str(terms.stream)

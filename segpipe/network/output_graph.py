@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from segpipe.errors import ContractError, ModelError
-from segpipe.network.coarser import Placed, placed_on
+from segpipe.network.coarser import CoarserGrid, placed_on
 from segpipe.network.shapes import by
 from segpipe.network.spec import ModelSpec
 
@@ -27,7 +27,7 @@ class Steps:
     """Move the channel axis from the end."""
     cut: tuple[int, ...] = ()
     """Leave out so many pixels on each side; empty: none."""
-    placed: Placed | None = None
+    placed: CoarserGrid | None = None
     """Upsample a coarser grid to the tile."""
     nearest: bool = False
     """Upsample with the value of the nearest pixel, as labels need, in place of linear interpolation."""
@@ -101,7 +101,7 @@ def _right_margin(spatial: tuple[int, ...], spec: ModelSpec) -> str:
     return f"set margin = {[n // 2 for n in less]} in the contract if it is the middle of the tile"
 
 
-def _placed(spec: ModelSpec, sizes: tuple[int, ...]) -> Placed:
+def _placed(spec: ModelSpec, sizes: tuple[int, ...]) -> CoarserGrid:
     tile = spec.tiling.tile
     placed = placed_on(tile, sizes, spec.contract.upsampling)
     if placed is None:
@@ -150,7 +150,7 @@ def _take_middle(graph: "_Graph", rank: int, cut: tuple[int, ...]) -> None:
     graph.add("Slice", *(graph.constant(TensorProto.INT64, list(values)) for values in (cut, ends, range(2, rank))))
 
 
-def _upsample(graph: "_Graph", rank: int, placed: Placed, mode: str) -> None:
+def _upsample(graph: "_Graph", rank: int, placed: CoarserGrid, mode: str) -> None:
     """Resize the spatial axes; by a factor where it is a whole number, so that each pixel is weighted alike."""
     options = {"mode": mode, "coordinate_transformation_mode": COORDINATES[placed.centres]}
     if placed.factor is not None:

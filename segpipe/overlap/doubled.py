@@ -15,7 +15,7 @@ from segpipe.formats.registry import OpenMask
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.raster_grid import ground_of
 from segpipe.geometry.windows import Window
-from segpipe.overlap.finished import Around, Classes, FinishedCase, are_independent, opened, shared_with
+from segpipe.overlap.finished import CaseNeighbours, Classes, FinishedCase, are_independent, opened, shared_with
 from segpipe.overlap.shared import Shared
 from segpipe.storage import Store
 
@@ -44,7 +44,7 @@ class Doubled:
     """Without data, on ground that another case covers."""
 
 
-def doubled_of(output: Store, case: FinishedCase, around: Around) -> Doubled:
+def doubled_of(output: Store, case: FinishedCase, around: CaseNeighbours) -> Doubled:
     """What of a finished case counts in those around it: as an earlier run has found, or measured.
 
     Raises:

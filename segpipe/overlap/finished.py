@@ -111,7 +111,7 @@ def _digest(output: Store, record: Record) -> str:
 
 
 @dataclass(frozen=True)
-class Around:
+class CaseNeighbours:
     """The cases that may share ground with a case, and the rule by which one of them counts."""
 
     before: Sequence[FinishedCase] = ()
@@ -208,7 +208,7 @@ def _damaged(path: str) -> OutputError:
     return OutputError(f"{path} is damaged, it is not the mask of its record: run again with the same output")
 
 
-def shared_with(output: Store, case: FinishedCase, around: Around, stack: ExitStack) -> Shared | None:
+def shared_with(output: Store, case: FinishedCase, around: CaseNeighbours, stack: ExitStack) -> Shared | None:
     """The ground that a case shares with those around it; their masks are opened when they are read, and closed with the
     stack.
 

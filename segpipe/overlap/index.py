@@ -54,7 +54,7 @@ Ring = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Entry:
+class IndexedMask:
     """A mask in the index."""
 
     name: str
@@ -70,7 +70,7 @@ def is_possible(grid: RasterGrid) -> bool:
     return t is not None and t.b == 0 == t.d and t.e < 0 < t.a
 
 
-def write_index(path: Path, entries: Sequence[Entry], grid: RasterGrid, kind: Mapping[str, str]) -> None:
+def write_index(path: Path, entries: Sequence[IndexedMask], grid: RasterGrid, kind: Mapping[str, str]) -> None:
     """Write a GeoPackage that GDAL (driver GTI) reads as one mosaic of the masks, without a copy of their pixels.
 
     Args:
@@ -126,7 +126,7 @@ def _add_metadata(base: sqlite3.Connection, items: Mapping[str, str]) -> None:
         base.execute("INSERT INTO gpkg_extensions VALUES (?, NULL, 'gpkg_metadata', ?, 'read-write')", (table, METADATA))
 
 
-def _rows(entries: Sequence[Entry], grid: RasterGrid) -> Iterator[tuple[bytes, bytes, bytes, int, str | None]]:
+def _rows(entries: Sequence[IndexedMask], grid: RasterGrid) -> Iterator[tuple[bytes, bytes, bytes, int, str | None]]:
     for position, entry in enumerate(entries):
         location, name = (text.encode(errors="surrogateescape") for text in (entry.location, entry.name))
         yield _polygon(_ring(entry.grid, grid)), location, name, position, entry.acquired

@@ -19,8 +19,8 @@ from segpipe.geometry.raster_grid import NoGroundError, RasterGrid, ground_of
 from segpipe.geometry.windows import Window
 from segpipe.messages.printable import printable
 from segpipe.overlap.finished import FinishedCase, opened, opened_confidence
-from segpipe.overlap.frame import Frame, Wish, frame_of
 from segpipe.overlap.mask_cache import CachedMask, MaskCache
+from segpipe.overlap.mosaic_grid import MosaicGrid, Wish, mosaic_grid
 from segpipe.overlap.order import Neighbourhood
 from segpipe.overlap.rule import Sight, goes_before
 from segpipe.overlap.shared import Neighbour, chunks
@@ -31,19 +31,19 @@ TILE = 2048
 
 
 @dataclass(frozen=True)
-class Plan:
+class MosaicPlan:
     """A mosaic before its pixels are read."""
 
     cases: Sequence[FinishedCase]
     """In the order in which they count."""
     grids: Sequence[RasterGrid]
-    frame: Frame
+    placement: MosaicGrid
     rule: OverlapRule
     style: Style
     """Type, nodata, colours and names, which all masks have."""
 
 
-def plan_mosaic(output: Store, cases: Sequence[FinishedCase], rule: OverlapRule, wish: Wish) -> Plan:
+def plan_mosaic(output: Store, cases: Sequence[FinishedCase], rule: OverlapRule, wish: Wish) -> MosaicPlan:
     """Check that masks make one map, and find its grid.
 
     Args:
@@ -60,9 +60,9 @@ def plan_mosaic(output: Store, cases: Sequence[FinishedCase], rule: OverlapRule,
     placed = [(case.case, _grid(output, case, cases[0])) for case in cases]
     extents = [extent(ground_of(grid), grid.shape) for _, grid in placed]
     rank = Neighbourhood.of(output, cases, extents, rule).rank
-    frame = frame_of(placed, wish)
+    placement = mosaic_grid(placed, wish)
     order = sorted(range(len(cases)), key=lambda k: rank[k])
-    return Plan([cases[k] for k in order], [placed[k][1] for k in order], frame, rule, _style(output, cases[0]))
+    return MosaicPlan([cases[k] for k in order], [placed[k][1] for k in order], placement, rule, _style(output, cases[0]))
 
 
 def _style(output: Store, case: FinishedCase) -> Style:
@@ -112,7 +112,7 @@ def _opened_grid(output: Store, case: FinishedCase) -> RasterGrid:
         return mask.grid
 
 
-def write_mosaic(output: Store, plan: Plan, target: Store, name: str) -> list[str]:
+def write_mosaic(output: Store, plan: MosaicPlan, target: Store, name: str) -> list[str]:
     """Write the map, and return the names of its files.
 
     Raises:
@@ -120,7 +120,7 @@ def write_mosaic(output: Store, plan: Plan, target: Store, name: str) -> list[st
     """
     maps = FORMATS[plan.cases[0].format].maps
     assert maps is not None  # the plan has a style of it
-    sink = maps.sink(target, name, plan.frame.grid, plan.style)
+    sink = maps.sink(target, name, plan.placement.grid, plan.style)
     try:
         with MaskCache() as cache:
             for window, labels in _Join(plan, _layers(output, plan, cache)).blocks():
@@ -131,9 +131,9 @@ def write_mosaic(output: Store, plan: Plan, target: Store, name: str) -> list[st
         raise
 
 
-def _layers(output: Store, plan: Plan, cache: MaskCache) -> "list[_Layer]":
+def _layers(output: Store, plan: MosaicPlan, cache: MaskCache) -> "list[_Layer]":
     """The masks that reach the mosaic, in the order in which they count; they are opened when they are read."""
-    own, shape = ground_of(plan.frame.grid), plan.frame.grid.shape
+    own, shape = ground_of(plan.placement.grid), plan.placement.grid.shape
     found = []
     for case, grid in zip(plan.cases, plan.grids, strict=True):
         theirs = ground_of(grid)
@@ -146,7 +146,7 @@ def _layers(output: Store, plan: Plan, cache: MaskCache) -> "list[_Layer]":
 
 
 @contextmanager
-def _opened(output: Store, plan: Plan, case: FinishedCase) -> Iterator[OpenMask]:
+def _opened(output: Store, plan: MosaicPlan, case: FinishedCase) -> Iterator[OpenMask]:
     with opened(output, case) as mask:
         if mask.bands != len(plan.style.bands):
             raise OverlapError(
@@ -160,12 +160,12 @@ def _opened(output: Store, plan: Plan, case: FinishedCase) -> Iterator[OpenMask]
 class _Join:
     """Joins masks in blocks."""
 
-    plan: Plan
+    plan: MosaicPlan
     layers: "Sequence[_Layer]"
 
     def blocks(self) -> Iterator[tuple[Window, NDArray[Any]]]:
         """Windows of the mosaic and their labels ``(bands, *window.shape)``, each pixel once."""
-        whole = Window.whole(self.plan.frame.grid.shape)
+        whole = Window.whole(self.plan.placement.grid.shape)
         for line in whole.blocks((TILE, whole.stop[1])):
             near = [layer for layer in self.layers if line.intersection(layer.reach).size]
             for tile in line.blocks((TILE, TILE)):

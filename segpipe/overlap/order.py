@@ -14,7 +14,7 @@ from segpipe.formats.registry import OpenMask
 from segpipe.geometry.extents import are_apart, meeting
 from segpipe.geometry.grid import Float
 from segpipe.messages.printable import printable
-from segpipe.overlap.finished import Around, FinishedCase, opened_both
+from segpipe.overlap.finished import CaseNeighbours, FinishedCase, opened_both
 from segpipe.overlap.mask_stack import LEAST, Kept, MaskStack
 from segpipe.overlap.shared import place_of
 from segpipe.storage import Store
@@ -57,14 +57,14 @@ class Neighbourhood:
         stacked = [k for members, _ in self.stacks for k in members]
         return [*stacked, *sorted({*range(len(self.cases))}.difference(stacked))]
 
-    def around(self, k: int) -> Around:
+    def around(self, k: int) -> CaseNeighbours:
         """The cases around one of them, in the order of names."""
         before = [self.cases[n] for n in self.near[k] if self.rank[n] < self.rank[k]]
         after = [self.cases[n] for n in self.near[k] if self.rank[n] > self.rank[k]]
         near = {k, *self.near[k]}
         met = [(members, stack) for members, stack in self.stacks if not near.isdisjoint(members)]
         stacked = frozenset(self.cases[n].case for members, _ in met for n in members)
-        return Around(
+        return CaseNeighbours(
             before=before,
             after=after,
             rule=self.rule,

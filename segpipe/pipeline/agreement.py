@@ -23,7 +23,7 @@ from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.infer import HostModel, Model
-from segpipe.pipeline.opening import on_network_grid, open_sheet
+from segpipe.pipeline.opening import on_network_grid, open_checked
 from segpipe.pipeline.tiles import Patch, patch_of
 from segpipe.process.machine import processors
 
@@ -37,7 +37,7 @@ PLACES = 9
 """Most windows of a case that are read to find one with valid pixels."""
 
 
-class Reference:
+class CpuReference:
     """ONNX Runtime on the CPU, tile by tile where the model allows it."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -187,11 +187,11 @@ def _tiles(cases: Sequence[Case], spec: ModelSpec, overrides: Overrides) -> Iter
 
 def _tile(case: Case, spec: ModelSpec, overrides: Overrides) -> Patch | None:
     """A tile with valid pixels; None if there is none where it is looked for."""
-    source, sheet = open_sheet(case, spec, overrides)
+    source, info = open_checked(case, spec, overrides)
     with closing(source):
-        scaling = of_input(scaling_of(source, spec.contract, sheet.box), spec.contract)
-        seen = on_network_grid(source, sheet, spec, scaling)
-        patches = (patch_of(seen, sheet.cover, index, scaling) for index in _outwards(sheet.cover.counts))
+        scaling = of_input(scaling_of(source, spec.contract, info.box), spec.contract)
+        seen = on_network_grid(source, info, spec, scaling)
+        patches = (patch_of(seen, info.cover, index, scaling) for index in _outwards(info.cover.counts))
         return next((patch for patch in islice(patches, PLACES) if patch is not None), None)
 
 

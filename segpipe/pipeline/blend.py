@@ -8,7 +8,7 @@ from types import EllipsisType
 
 from segpipe.geometry.windows import Cover, Part, Window
 from segpipe.network.arrays import FLOAT, HOST, Array, Arrays
-from segpipe.pipeline.opening import Sheet
+from segpipe.pipeline.opening import CaseInfo
 from segpipe.pipeline.read import Failed
 from segpipe.pipeline.tiles import Scored
 from segpipe.pipeline.votes import Votes
@@ -22,7 +22,7 @@ Index = tuple[int, ...]
 class FinishedBox:
     """A box of a case whose scores no later window changes."""
 
-    sheet: Sheet
+    info: CaseInfo
     window: Window
     """The box in the network's grid; after ``regrid``, in the case's own grid."""
     sums: Scores | None
@@ -56,7 +56,7 @@ def blend(tiles: Iterable[Scored | Failed], arrays: Arrays = HOST, votes: Votes 
     for tile in tiles:
         if isinstance(tile, Failed):
             raise tile.error
-        strips = strips or _Strips(tile.sheet, arrays, votes)
+        strips = strips or _Strips(tile.info, arrays, votes)
         box = strips.add(tile)
         del tile  # a volume's scores may be a gigabyte: they are gone before the next arrive
         if box is not None:
@@ -67,40 +67,40 @@ def blend(tiles: Iterable[Scored | Failed], arrays: Arrays = HOST, votes: Votes 
 class _Strips:
     """The score sums of a case and, with an audit, the votes of its tiles."""
 
-    def __init__(self, sheet: Sheet, arrays: Arrays, votes: Votes | None) -> None:
-        self._sheet, self._arrays, self._votes = sheet, arrays, votes
-        self._sums = Strip(sheet.cover, sheet.windows, arrays)
-        self._cast = None if votes is None else Strip(sheet.cover, sheet.windows, arrays)
+    def __init__(self, info: CaseInfo, arrays: Arrays, votes: Votes | None) -> None:
+        self._info, self._arrays, self._votes = info, arrays, votes
+        self._sums = Strip(info.cover, info.windows, arrays)
+        self._cast = None if votes is None else Strip(info.cover, info.windows, arrays)
 
     def add(self, tile: Scored) -> FinishedBox | None:
         """Add a window; return the box that it finishes, or None if it is another job's."""
         cast = self._count(tile)
         with span("blend", tile.case.name, tile.index):
             sums = self._sums.add(tile.index, tile.scores)
-        if tile.index not in self._sheet.part:
+        if tile.index not in self._info.part:
             return None  # it only contributes to the part's borders: another job finishes it
-        box = _finished(tile, self._sheet, sums)
+        box = _finished(tile, self._info, sums)
         return box if self._votes is None or cast is None else _audited(box, tile.index, cast, self._votes)
 
     def _count(self, tile: Scored) -> Scores | None:
         if self._votes is None or self._cast is None:
             return None
         with span("audit", tile.case.name, tile.index):
-            weights = self._arrays.weights(self._sheet.weights)
+            weights = self._arrays.weights(self._info.weights)
             own = None if tile.scores is None else self._votes.of(tile.scores, weights.of(tile.index))
             return self._cast.add(tile.index, own)
 
 
-def _finished(tile: Scored, sheet: Sheet, sums: Scores | None) -> FinishedBox:
+def _finished(tile: Scored, info: CaseInfo, sums: Scores | None) -> FinishedBox:
     """The finished box of a strip, without pixels outside the case."""
-    window, halo = sheet.cover.finished(tile.index), sheet.cover.halo
+    window, halo = info.cover.finished(tile.index), info.cover.halo
     if halo:
         invalid = tile.own_invalid
     else:
         invalid = None if tile.invalid is None else tile.invalid[tuple(slice(0, n) for n in window.shape)]
     if tile.scores is None or sums is None:
-        return FinishedBox(sheet, window, None, None, inferred=0)
-    return FinishedBox(sheet, window, sums[_inside(window, halo)], invalid)
+        return FinishedBox(info, window, None, None, inferred=0)
+    return FinishedBox(info, window, sums[_inside(window, halo)], invalid)
 
 
 def _inside(window: Window, halo: int) -> tuple[slice, ...]:
@@ -112,7 +112,7 @@ def _audited(box: FinishedBox, index: Index, cast: Scores, votes: Votes) -> Fini
     """A box with its window, and where its tiles differ."""
     if box.sums is None:
         return box
-    cover = box.sheet.cover
+    cover = box.info.cover
     number = 0
     for i, count in zip(index, cover.counts, strict=True):
         number = number * count + i

@@ -11,7 +11,7 @@ from segpipe.pipeline.blend import FinishedBox
 def confined(boxes: Iterable[FinishedBox], arrays: Arrays = HOST) -> Iterator[FinishedBox]:
     """Yield boxes of the case's own grid, in which pixels outside the scope of the case are invalid."""
     for box in boxes:
-        scope = box.sheet.scope
+        scope = box.info.scope
         yield box if scope is None or box.sums is None else _without(box, scope.excluded(box.window), arrays)
         del box  # a volume's scores may be a gigabyte: they are gone before the next arrive
 

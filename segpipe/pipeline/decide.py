@@ -15,7 +15,7 @@ from segpipe.network.arrays import Arrays
 from segpipe.pipeline.ahead import ahead
 from segpipe.pipeline.blend import FinishedBox
 from segpipe.pipeline.decision import CONFIDENCE_NODATA, Decision
-from segpipe.pipeline.opening import Sheet
+from segpipe.pipeline.opening import CaseInfo
 from segpipe.timing.spans import span, waiting
 
 WRITE_BEHIND = 4
@@ -45,7 +45,7 @@ class Checked:
 class Decided:
     """A box of a case with its labels, on the host."""
 
-    sheet: Sheet
+    info: CaseInfo
     window: Window
     labels: NDArray[Any]
     """Shape ``(bands, *box)``."""
@@ -106,7 +106,7 @@ def _joined(boxes: list[Decided]) -> Decided:
         return first
     likely = [box.confidence for box in boxes if box.confidence is not None]
     return Decided(
-        sheet=first.sheet,
+        info=first.info,
         window=Window(first.window.start, last.window.stop),
         labels=np.concatenate([box.labels for box in boxes], axis=-1),
         confidence=np.concatenate(likely, axis=-1) if likely else None,
@@ -132,17 +132,17 @@ def _unseen(box: FinishedBox, decision: Decision, confidence: bool) -> Callable[
     shape = (decision.bands, *box.window.shape)
     labels = np.full(shape, decision.nodata, decision.dtype)
     likely = np.full(shape, CONFIDENCE_NODATA, np.uint8) if confidence else None
-    return lambda: Decided(box.sheet, box.window, labels, likely, box.inferred)
+    return lambda: Decided(box.info, box.window, labels, likely, box.inferred)
 
 
 def _begun(box: FinishedBox, decision: Decision, confidence: bool) -> Callable[[], Decided]:
     # the result must not refer to the box: its sums would stay on the device until the labels arrive
-    sheet, window, inferred, number = box.sheet, box.window, box.inferred, box.number
+    info, window, inferred, number = box.info, box.window, box.inferred, box.number
     total = None
     if box.mean:
         total = 1.0
     elif confidence or decision.needs_total or box.differ is not None:
-        weights = decision.arrays.weights(sheet.weights)
+        weights = decision.arrays.weights(info.weights)
         total = weights.total(window.slices)
     with span("decide"):
         labels, found = decision.labels(box.sums, total, box.invalid, box.channels)
@@ -155,9 +155,9 @@ def _begun(box: FinishedBox, decision: Decision, confidence: bool) -> Callable[[
         with waiting("infer"):
             labels, likely, found, counts = fetched()
         if refusal := decision.refusal(found):
-            sheet.abandoned.set()  # otherwise the rest would be read and inferred before the error is seen
+            info.abandoned.set()  # otherwise the rest would be read and inferred before the error is seen
             raise ModelError(refusal)
         checked = () if counts is None else (Checked(number, window, *map(int, counts)),)
-        return Decided(sheet=sheet, window=window, labels=labels, confidence=likely, inferred=inferred, checked=checked)
+        return Decided(info=info, window=window, labels=labels, confidence=likely, inferred=inferred, checked=checked)
 
     return arrived

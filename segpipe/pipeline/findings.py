@@ -11,19 +11,19 @@ from segpipe.formats.samples import sampled
 from segpipe.formats.source import Source
 from segpipe.formats.unusual.pixel_check import PixelCheck
 from segpipe.formats.unusual.values import Finding
-from segpipe.pipeline.opening import Sheet
+from segpipe.pipeline.opening import CaseInfo
 
 LOG = logging.getLogger("segpipe")
 
 
-def with_findings(case: Case, sheet: Sheet, findings: Sequence[Finding], *, allow: bool) -> Sheet:
-    """Add findings to the sheet of a case.
+def with_findings(case: Case, info: CaseInfo, findings: Sequence[Finding], *, allow: bool) -> CaseInfo:
+    """Add findings to the facts of a case.
 
     Raises:
         SourceError: labels would be meaningless, and ``allow`` is False.
     """
     refuse_far(case, findings, allow=allow)
-    return replace(sheet, findings=(*sheet.findings, *findings))
+    return replace(info, findings=(*info.findings, *findings))
 
 
 def refuse_far(case: Case, findings: Sequence[Finding], *, allow: bool) -> None:

@@ -16,7 +16,7 @@ from segpipe.network.noise import noise_tiles
 from segpipe.network.outputs import check_output
 from segpipe.network.scaling import Scaling, of_input, unscaled
 from segpipe.network.spec import ModelSpec
-from segpipe.pipeline.agreement import Reference, checked_agreement
+from segpipe.pipeline.agreement import CpuReference, checked_agreement
 from segpipe.pipeline.infer_gpu import DeviceModel, streams_of
 from segpipe.pipeline.memory import device_bytes
 from segpipe.pipeline.tiles import Patch
@@ -49,7 +49,7 @@ def try_device(spec: ModelSpec) -> ModelSpec:
     del model
     if mixes:
         return try_device(one_by_one(spec))
-    host = Reference(spec)
+    host = CpuReference(spec)
     check_output(host.spec, by_class(host.raw(noise[:1]), spec), host.raw)
     spec = replace(spec, agreement=checked_agreement(spec, scores, host.scores(noise)))
     if before is not None and after is not None:

@@ -100,7 +100,7 @@ def _through(model: Model, filled: Sequence[tuple[Tile, Patch]]) -> list[Scored]
         found.append(
             Scored(
                 case=tile.case,
-                sheet=tile.sheet,
+                info=tile.info,
                 index=tile.index,
                 scores=scored,
                 invalid=invalid,
@@ -111,7 +111,7 @@ def _through(model: Model, filled: Sequence[tuple[Tile, Patch]]) -> list[Scored]
 
 
 def _failed(tile: Tile, error: Exception) -> Failed:
-    tile.sheet.abandoned.set()  # reading and inferring the rest of the case would be useless
+    tile.info.abandoned.set()  # reading and inferring the rest of the case would be useless
     return Failed(tile.case, foreseen(error, tile.case.path))
 
 
@@ -120,7 +120,7 @@ def _result(tile: Tile | Failed, found: Iterator[Scored | Failed]) -> Scored | F
     if isinstance(tile, Failed):
         return tile
     if tile.patch is None:
-        return Scored(tile.case, tile.sheet, tile.index, own_invalid=tile.own_invalid)
+        return Scored(tile.case, tile.info, tile.index, own_invalid=tile.own_invalid)
     return next(found)
 
 
@@ -129,7 +129,7 @@ def weighted(scores: Array, tile: Tile, arrays: Arrays) -> Array:
 
     This runs in the threads of the model, in parallel.
     """
-    weights = arrays.weights(tile.sheet.weights).of(tile.index)
+    weights = arrays.weights(tile.info.weights).of(tile.index)
     scores = scores.reshape(len(scores), *weights.shape)
     scores *= weights
     return scores

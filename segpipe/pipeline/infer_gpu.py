@@ -20,7 +20,7 @@ from segpipe.errors import DeviceMemoryError, ModelError, SegpipeError, memory_e
 from segpipe.geometry.windows import Tiling
 from segpipe.network.arrays import LAG_BATCHES
 from segpipe.network.averaging import mean_scores
-from segpipe.network.device import Terms, engine_folder, gpu_facts, open_on_device, recorded_options
+from segpipe.network.device import SessionTerms, engine_folder, gpu_facts, open_on_device, recorded_options
 from segpipe.network.device_arrays import DeviceArrays, DeviceStreams, Upload, scaled, torch_type
 from segpipe.network.feeds import Feed
 from segpipe.network.model_file import read_model
@@ -156,13 +156,13 @@ class DeviceNetwork:
         plain = replace(terms, sizes={}, device="cuda" if terms.device == "tensorrt" else terms.device)
         self._tail = None if tail is None else _DeviceSession(open_on_device(tail, plain), spec, "out", streams)
 
-    def _terms(self) -> Terms:
+    def _terms(self) -> SessionTerms:
         spec, graph = self.spec, read_model(self.spec.path)
         half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in graph.graph.initializer)
         sizes = free_sizes(graph, spec)
         engines = engine_folder(_engine_key(spec)) if spec.device == "tensorrt" else None
         limit = None if spec.memory is None else spec.memory.limit
-        return Terms(
+        return SessionTerms(
             device=spec.device,
             options=spec.options,
             sizes=sizes,

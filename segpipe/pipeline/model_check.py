@@ -115,9 +115,9 @@ def _hurried(spec: ModelSpec) -> ModelSpec:
 
 def _blame(spec: ModelSpec, model: HostNetwork, tiles: NDArray[Any]) -> None:
     """Raise that scores are not finite, and whether those of ONNX Runtime are."""
-    from segpipe.pipeline.agreement import Reference, agreement_of
+    from segpipe.pipeline.agreement import CpuReference, agreement_of
 
-    agreement_of(spec, model(tiles)[:1], Reference(spec).scores(tiles[:1]))
+    agreement_of(spec, model(tiles)[:1], CpuReference(spec).scores(tiles[:1]))
 
 
 def _try_device(spec: ModelSpec, on_open: OnOpen) -> ModelSpec:

@@ -40,7 +40,7 @@ HALO = 1
 
 
 @dataclass(frozen=True, eq=False)
-class Sheet:
+class CaseInfo:
     """Facts about an opened case, shared by all stages after reading."""
 
     grid: Grid
@@ -64,8 +64,8 @@ class Sheet:
     """Names for opening the files, which may contain secrets; the names in ``files`` contain none."""
     scene: Scene = field(default_factory=dict)
     """Metadata that describe the scene, by domain."""
-    origin: object = None
-    """``Source.origin``, for the sinks of its masks."""
+    template: object = None
+    """``Source.template``, for the sinks of its masks."""
     regridding: Regridding | None = None
     """The case's own grid and the network's; None if they are the same. ``cover`` refers to the network's grid."""
     scope: Scope | None = None
@@ -112,13 +112,13 @@ class Sheet:
         return self.scope.excludes(window if self.regridding is None else self.regridding.needed(window))
 
 
-def open_sheet(
+def open_checked(
     case: Case,
     model: ModelSpec,
     overrides: Overrides = AS_STORED,
     part: Part | None = None,
     memory: float = math.inf,
-) -> tuple[Source, Sheet]:
+) -> tuple[Source, CaseInfo]:
     """Open a case, or a part of it, and check that the model can take it.
 
     Raises:
@@ -138,7 +138,7 @@ def open_sheet(
         stack = with_neighbours(source, model.contract)
         seen = stack if regridding is None or model.like else Resampled(stack, regridding)
         block_bytes = 0 if model.like else seen.memory(row_of(cover, cover.touching(part)))
-        sheet = Sheet(
+        info = CaseInfo(
             grid=source.grid,
             files=files,
             notes=(*notes, *no_state(files), *FORMATS[case.format].cache().notes(block_bytes)),
@@ -150,7 +150,7 @@ def open_sheet(
             place=place,
             asked=tuple(asked_names(source.files)),
             scene=source.scene,
-            origin=source.origin,
+            template=source.template,
             regridding=regridding,
             scope=scope_of(overrides.aoi, source.grid, case),
             unpacked=source.unpacked,
@@ -158,7 +158,7 @@ def open_sheet(
     except BaseException:
         source.close()
         raise
-    return source, sheet
+    return source, info
 
 
 def _fitted(
@@ -181,8 +181,8 @@ def _fitted(
     return regridding, cover, check_spacing(path, grid, contract) if checked else resampling_note(grid, contract)
 
 
-def sheet_in_memory(case: Case, source: Source, model: ModelSpec) -> Sheet:
-    """As ``open_sheet``, for a case whose pixels are in memory.
+def info_in_memory(case: Case, source: Source, model: ModelSpec) -> CaseInfo:
+    """As ``open_checked``, for a case whose pixels are in memory.
 
     Raises:
         SourceError: its pixels or shape do not fit the model.
@@ -191,7 +191,7 @@ def sheet_in_memory(case: Case, source: Source, model: ModelSpec) -> Sheet:
     regridding = cropped(source, model.contract, None)
     cover = cover_of(case, source.grid.shape, model, regridding)
     now, raw = time.monotonic(), not model.on_host
-    return Sheet(source.grid, [], (), cover, opened=now, part=cover.whole, raw=raw, regridding=regridding)
+    return CaseInfo(source.grid, [], (), cover, opened=now, part=cover.whole, raw=raw, regridding=regridding)
 
 
 def _state(path: str) -> list[Identity]:
@@ -233,17 +233,17 @@ def with_neighbours(source: Source, contract: Contract) -> Source | Neighbouring
 
 
 def on_network_grid(
-    source: Source, sheet: Sheet, model: ModelSpec, scaling: Scaling | None = None
+    source: Source, info: CaseInfo, model: ModelSpec, scaling: Scaling | None = None
 ) -> Source | Neighbouring | Resampled:
     """The source from which the network's pixels are read: the case with neighbouring slices, and resampled.
 
     A contract with ``crop`` leaves out zeros before a case is resampled, as nnU-Net does; ``scaling`` is that of the case.
     """
-    if isinstance(sheet.regridding, NnunetGrids):
-        return NnunetCase(source, sheet.regridding, model.contract)
+    if isinstance(info.regridding, NnunetGrids):
+        return NnunetCase(source, info.regridding, model.contract)
     stack = with_neighbours(source, model.contract)
-    if sheet.regridding is None:
+    if info.regridding is None:
         return stack
-    early = model.contract.crop is not None and scaling is not None and scaling.blank is not None and sheet.resampled
+    early = model.contract.crop is not None and scaling is not None and scaling.blank is not None and info.resampled
     whole = np.dtype(model.input_dtype).kind in "iu"
-    return Resampled(stack, sheet.regridding, whole=whole, blank=scaling if early else None)
+    return Resampled(stack, info.regridding, whole=whole, blank=scaling if early else None)

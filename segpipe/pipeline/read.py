@@ -26,7 +26,7 @@ from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.pipeline.ahead import ahead
 from segpipe.pipeline.findings import with_findings
-from segpipe.pipeline.opening import Sheet, on_network_grid, open_sheet, sheet_in_memory
+from segpipe.pipeline.opening import CaseInfo, info_in_memory, on_network_grid, open_checked
 from segpipe.pipeline.stretch import ASKED_FOR, STRETCH_BYTES, Stretch, are_empty, begin_stretch, stretches
 from segpipe.process.machine import processors
 from segpipe.storage.paths import is_remote
@@ -47,10 +47,10 @@ LATE = 8
 class HandedBackError(SegpipeError):
     """A case that its job does not do: it is too large, or the job has enough windows."""
 
-    def __init__(self, sheet: Sheet | None) -> None:
+    def __init__(self, info: CaseInfo | None) -> None:
         super().__init__("the case is for another job")
-        self.sheet = sheet
-        """Sheet of the case; None if it was not opened."""
+        self.info = info
+        """Facts about the case; None if it was not opened."""
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Reading:
         return PixelCheck(self.model.contract)
 
 
-Look = Callable[[Stretch], Sheet]
+Look = Callable[[Stretch], CaseInfo]
 """Checks the pixels of a case that is read in one request, and records what is unusual about them."""
 
 
@@ -119,7 +119,7 @@ class Decoded:
     """Neighbouring windows of a case, decoded or known to be empty, before they are cut into tiles."""
 
     case: Case
-    sheet: Sheet
+    info: CaseInfo
     windows: Sequence[tuple[int, ...]]
     begun: Callable[[], Stretch] | None
     """Finishes reading the windows; None if they are known to have no valid pixel, or none that gets a label."""
@@ -162,61 +162,63 @@ def windows_of(cases: Iterable[Case], reading: Reading) -> Windows:
             if windows >= reading.limit:
                 raise HandedBackError(None)
             with span("open", case.name):
-                source, sheet = _opened(case, reading)
+                source, info = _opened(case, reading)
             with closing(source):
-                if len(sheet.windows) > reading.limit:
-                    raise HandedBackError(sheet)
-                windows += len(sheet.windows)
-                yield from _decoded(case, source, sheet, reading)
+                if len(info.windows) > reading.limit:
+                    raise HandedBackError(info)
+                windows += len(info.windows)
+                yield from _decoded(case, source, info, reading)
         if failed.error is not None:
             yield Failed(case, failed.error)
 
 
-def _opened(case: Case, reading: Reading) -> tuple[Source, Sheet]:
+def _opened(case: Case, reading: Reading) -> tuple[Source, CaseInfo]:
     if reading.source is not None:
-        return reading.source, sheet_in_memory(case, reading.source, reading.model)
-    return open_sheet(case, reading.model, reading.overrides, reading.part, reading.memory)
+        return reading.source, info_in_memory(case, reading.source, reading.model)
+    return open_checked(case, reading.model, reading.overrides, reading.part, reading.memory)
 
 
-def _decoded(case: Case, source: Source, sheet: Sheet, reading: Reading) -> Iterator[Decoded]:
-    scaling = reading.scaling or scaling_of(source, reading.model.contract, sheet.box)
+def _decoded(case: Case, source: Source, info: CaseInfo, reading: Reading) -> Iterator[Decoded]:
+    scaling = reading.scaling or scaling_of(source, reading.model.contract, info.box)
     if reading.source is None:
-        FORMATS[case.format].cache().grow(sheet.block_bytes)
-    sheet, look = _examined(case, source, sheet, scaling, reading)
+        FORMATS[case.format].cache().grow(info.block_bytes)
+    info, look = _examined(case, source, info, scaling, reading)
     reading.decoders.begin()
     scaling = of_input(scaling, reading.model.contract)
-    seen = on_network_grid(source, sheet, reading.model, scaling)
+    seen = on_network_grid(source, info, reading.model, scaling)
     scaling = seen.scaling if isinstance(seen, NnunetCase) else scaling
-    for windows in stretches(sheet.windows, *_at_once(case, source, sheet, reading.model.contract)):
-        if sheet.abandoned.is_set():
+    for windows in stretches(info.windows, *_at_once(case, source, info, reading.model.contract)):
+        if info.abandoned.is_set():
             return
-        if all(sheet.leaves_out(index) or are_empty(seen, sheet.cover, [index]) for index in windows):
-            yield Decoded(case, sheet, windows, None, scaling)
+        if all(info.leaves_out(index) or are_empty(seen, info.cover, [index]) for index in windows):
+            yield Decoded(case, info, windows, None, scaling)
             continue
         with span("read", case.name, windows[0]):
-            begun = begin_stretch(seen, sheet.cover, windows, reading.decoders.count)
-        yield Decoded(case=case, sheet=sheet, windows=windows, begun=begun, scaling=scaling, look=look)
+            begun = begin_stretch(seen, info.cover, windows, reading.decoders.count)
+        yield Decoded(case=case, info=info, windows=windows, begun=begun, scaling=scaling, look=look)
 
 
-def _examined(case: Case, source: Source, sheet: Sheet, scaling: Scaling, reading: Reading) -> tuple[Sheet, Look | None]:
+def _examined(
+    case: Case, source: Source, info: CaseInfo, scaling: Scaling, reading: Reading
+) -> tuple[CaseInfo, Look | None]:
     """Add findings to a case; for a case that is read in one request, return the function that adds them afterwards."""
     keep = partial(with_findings, case, allow=reading.allow_unusual)
     if reading.findings is not None:
-        return keep(sheet, reading.findings), None
+        return keep(info, reading.findings), None
     judged = partial(reading.pixel_check, scaling=scaling, tags=source.tags(), axes=len(source.grid.shape))
-    plain = sheet.regridding is None and not reading.model.contract.neighbours
-    if plain and len(sheet.cover) == 1 and is_small(sheet.grid.shape):
+    plain = info.regridding is None and not reading.model.contract.neighbours
+    if plain and len(info.cover) == 1 and is_small(info.grid.shape):
         # the same pixels as in the sample of the case
-        return sheet, lambda stretch: keep(sheet, judged(thinned(stretch.pixels, stretch.invalid)))
-    return keep(sheet, judged(sampled(source))), None
+        return info, lambda stretch: keep(info, judged(thinned(stretch.pixels, stretch.invalid)))
+    return keep(info, judged(sampled(source))), None
 
 
-def _at_once(case: Case, source: Source, sheet: Sheet, contract: Contract) -> tuple[int, int]:
+def _at_once(case: Case, source: Source, info: CaseInfo, contract: Contract) -> tuple[int, int]:
     """Number of windows of a row that are read in one request, at first and at most."""
     remote = is_remote(case.path)
-    if sheet.regridding is not None or not (source.separable and (remote or sheet.raw)):
+    if info.regridding is not None or not (source.separable and (remote or info.raw)):
         return 1, 1  # the network uses the processors here, and would wait for the first stretch, and between stretches
-    fit = max(1, STRETCH_BYTES // (stored_bytes(contract, source.dtype) * math.prod(sheet.cover.tiling.input)))
+    fit = max(1, STRETCH_BYTES // (stored_bytes(contract, source.dtype) * math.prod(info.cover.tiling.input)))
     return (min(ASKED_FOR, fit),) * 2 if remote else (1, fit)
 
 

@@ -41,10 +41,10 @@ def regrid(
     With ``winners``, boxes may leave out classes that are nowhere the most likely ones.
     """
     for box in boxes:
-        if box.sheet.regridding is None:
+        if box.info.regridding is None:
             yield box
         elif winners and _is_many(box, arrays):
-            yield from _winners(box, box.sheet.regridding, arrays)
+            yield from _winners(box, box.info.regridding, arrays)
         else:
             yield from _own(box, arrays, nearest)
         del box  # before the next one is blended
@@ -52,11 +52,11 @@ def regrid(
 
 def _own(box: FinishedBox, arrays: Arrays, nearest: bool) -> Iterator[FinishedBox]:
     """Boxes of the own grid for one box of the network's grid; a single empty box if it owns no own pixel."""
-    sheet, grids = box.sheet, box.sheet.regridding
+    info, grids = box.info, box.info.regridding
     assert grids is not None
     owned = grids.owned(box.window)
     if box.sums is None or not owned.size:
-        yield FinishedBox(sheet, owned, None, None, box.inferred)
+        yield FinishedBox(info, owned, None, None, box.inferred)
         return
     haloed, low = grown(box.window), grids.needed_by_box(box.window).start
     seen = None if box.invalid is None else arrays.put(grids.seen(box.invalid, haloed))
@@ -75,7 +75,7 @@ def _own(box: FinishedBox, arrays: Arrays, nearest: bool) -> Iterator[FinishedBo
         differ = None
         if box.differ is not None:
             differ = interpolated(arrays.cast(box.differ, FLOAT)[None], between, haloed.start, arrays)[0] >= HALF
-        yield FinishedBox(sheet, part, scores, invalid, inferred, mean=True, differ=differ, number=box.number)
+        yield FinishedBox(info, part, scores, invalid, inferred, mean=True, differ=differ, number=box.number)
         inferred = 0
 
 
@@ -83,7 +83,7 @@ def _is_many(box: FinishedBox, arrays: Arrays) -> bool:
     """Whether it pays to look for the classes that can win; on a device, each look would wait for it."""
     if box.sums is None or len(box.sums) < MANY or arrays.lag or box.invalid is not None:
         return False
-    grids = box.sheet.regridding
+    grids = box.info.regridding
     assert grids is not None
     return grids.outside(grids.owned(box.window)) is None
 
@@ -96,7 +96,7 @@ def _winners(box: FinishedBox, grids: Regridding, arrays: Arrays) -> Iterator[Fi
     """
     owned = grids.owned(box.window)
     if not owned.size:
-        yield FinishedBox(box.sheet, owned, None, None, box.inferred)
+        yield FinishedBox(box.info, owned, None, None, box.inferred)
         return
     low, mean = grown(box.window).start, _mean(box, None, arrays)
     inferred = box.inferred
@@ -108,7 +108,7 @@ def _winners(box: FinishedBox, grids: Regridding, arrays: Arrays) -> Iterator[Fi
             values = mean[(slice(None), *near.slices_from(low))]
             channels = can_win(values)
             scores = interpolated(values[channels], between, first, arrays)
-        yield FinishedBox(box.sheet, block, scores, None, inferred, mean=True, number=box.number, channels=channels)
+        yield FinishedBox(box.info, block, scores, None, inferred, mean=True, number=box.number, channels=channels)
         inferred = 0
 
 
@@ -186,7 +186,7 @@ def _own_invalid(invalid: Valid, low: tuple[int, ...], part: Window) -> Valid:
 
 def _mean(box: FinishedBox, seen: Array | None, arrays: Arrays) -> Array:
     """Score sums divided by the summed weights, in place; 0 at pixels of the network's grid that are invalid."""
-    total = arrays.weights(box.sheet.weights).total(grown(box.window).slices)
+    total = arrays.weights(box.info.weights).total(grown(box.window).slices)
     mean = box.sums
     mean /= total
     if seen is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from segpipe.formats.neighbouring import Neighbouring
-from segpipe.formats.resampled import Resampled, Taken
+from segpipe.formats.resampled import ReadWindow, Resampled
 from segpipe.formats.source import Invalid, Pixels, Source
 from segpipe.geometry.windows import Cover, Part, Window, reflected
 
@@ -39,7 +39,7 @@ class Stretch:
     pixels: Pixels
     invalid: Invalid | None
     own_invalid: Invalid | None = None
-    """Invalid own pixels of the window of a case that is resampled, as in ``Taken``."""
+    """Invalid own pixels of the window of a case that is resampled, as in ``ReadWindow``."""
 
     def read(self, window: Window) -> tuple[Pixels, Invalid | None]:
         """As ``Source.read``, for a window inside it, without a copy."""
@@ -73,7 +73,7 @@ def _each(chosen: Callable[[Sequence[int]], int], places: Sequence[Index]) -> In
     return tuple(map(chosen, zip(*places, strict=True)))
 
 
-def _stretch_of(begun: Callable[[], Taken], window: Window) -> Callable[[], Stretch]:
+def _stretch_of(begun: Callable[[], ReadWindow], window: Window) -> Callable[[], Stretch]:
     def end() -> Stretch:
         taken = begun()
         return Stretch(window.start, taken.pixels, taken.invalid, taken.own_invalid)

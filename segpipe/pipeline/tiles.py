@@ -16,7 +16,7 @@ from segpipe.geometry.windows import Cover, mirrored, reflected
 from segpipe.network.arrays import Array
 from segpipe.network.scaling import Scaling
 from segpipe.pipeline.ahead import ahead, tiles_ahead
-from segpipe.pipeline.opening import Sheet
+from segpipe.pipeline.opening import CaseInfo
 from segpipe.pipeline.read import Decoded, Failed, Reading, Windows
 from segpipe.pipeline.stretch import Stretch
 from segpipe.timing.spans import span
@@ -44,7 +44,7 @@ class Tile:
     """One window of a case, after it was read."""
 
     case: Case
-    sheet: Sheet
+    info: CaseInfo
     index: tuple[int, ...]
     patch: Patch | None = None
     """None if no pixel is valid."""
@@ -58,7 +58,7 @@ class Scored:
     """One window of a case with its scores."""
 
     case: Case
-    sheet: Sheet
+    info: CaseInfo
     index: tuple[int, ...]
     scores: Array | None = None
     """Weighted scores ``(classes, *tile)``; None if no pixel is valid."""
@@ -90,26 +90,26 @@ def cut(windows: Windows) -> Tiles:
             with case_errors(decoded.case.path) as failed:
                 yield from _cut(decoded)
             if failed.error is not None:
-                decoded.sheet.abandoned.set()
+                decoded.info.abandoned.set()
                 yield Failed(decoded.case, failed.error)
 
 
 def _cut(decoded: Decoded) -> Iterator[Tile]:
-    case, sheet = decoded.case, decoded.sheet
+    case, info = decoded.case, decoded.info
     if decoded.begun is None:
-        yield from (Tile(case, sheet, index) for index in decoded.windows)
+        yield from (Tile(case, info, index) for index in decoded.windows)
         return
     with span("read", case.name, decoded.windows[0]):
         stretch = decoded.begun()
         if decoded.look is not None:
-            sheet = decoded.look(stretch)
+            info = decoded.look(stretch)
     for index in decoded.windows:
-        if sheet.leaves_out(index):
-            yield Tile(case, sheet, index, None, stretch.own_invalid)
+        if info.leaves_out(index):
+            yield Tile(case, info, index, None, stretch.own_invalid)
             continue
         with span("read", case.name, index):
-            patch = patch_of(stretch, sheet.cover, index, decoded.scaling, raw=sheet.raw)
-        yield Tile(case, sheet, index, patch, stretch.own_invalid)
+            patch = patch_of(stretch, info.cover, index, decoded.scaling, raw=info.raw)
+        yield Tile(case, info, index, patch, stretch.own_invalid)
 
 
 def patch_of(

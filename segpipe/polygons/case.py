@@ -14,7 +14,7 @@ from segpipe.overlap.finished import Classes, are_independent
 from segpipe.overlap.shared import Shared
 from segpipe.polygons.corners import Nodes
 from segpipe.polygons.placement import Placement
-from segpipe.polygons.regions import Finished, Regions, Strip, Table
+from segpipe.polygons.regions import Finished, MaskRows, Regions, Table
 from segpipe.polygons.rings import rings_of
 from segpipe.polygons.rule import Rule
 from segpipe.polygons.simplified import Coverage
@@ -76,7 +76,7 @@ class Features:
 
 
 @dataclass
-class Left:
+class Unwritten:
     """Number of the regions that are not written, and of their pixels."""
 
     number: int = 0
@@ -87,7 +87,7 @@ class Left:
         self.pixels += int(table.pixels.sum())
 
 
-def features_of(case: CaseMask, rule: Rule, left: Left) -> Iterator[Features]:
+def features_of(case: CaseMask, rule: Rule, left: Unwritten) -> Iterator[Features]:
     """The polygons of a case; small ones are added to ``left`` instead.
 
     They are sorted by their last row, then by their first pixel; if classes are independent, by class before.
@@ -137,7 +137,7 @@ def _finished(case: CaseMask, rule: Rule, band: int, lookup: NDArray[np.int32]) 
         yield regions.add(strip)
 
 
-def _strips(case: CaseMask, band: int, lookup: NDArray[np.int32]) -> Iterator[Strip]:
+def _strips(case: CaseMask, band: int, lookup: NDArray[np.int32]) -> Iterator[MaskRows]:
     rows, cols = case.placement.shape
     tall = max(1, STRIP // cols)
     areas = _areas(case)
@@ -153,7 +153,7 @@ def _strips(case: CaseMask, band: int, lookup: NDArray[np.int32]) -> Iterator[St
             values[elsewhere] = 0
         values = values.astype(np.uint8 if len(case.classes) < 256 else np.uint16)
         sure = None if case.confidence is None else case.confidence.read(window, band)
-        yield Strip(values, areas(window), sure)
+        yield MaskRows(values, areas(window), sure)
 
 
 def _areas(case: CaseMask) -> Callable[[Window], Float]:
@@ -166,7 +166,7 @@ def _areas(case: CaseMask) -> Callable[[Window], Float]:
     return lambda window: np.broadcast_to(cells.of_elements(window.start, window.stop), window.shape)
 
 
-def _large(batches: Iterator[Finished], rule: Rule, left: Left) -> Iterator[Finished]:
+def _large(batches: Iterator[Finished], rule: Rule, left: Unwritten) -> Iterator[Finished]:
     """Leave out small features, and cut batches so that their rings fit into memory."""
     for batch in batches:
         kept = batch

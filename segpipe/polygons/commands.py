@@ -6,7 +6,7 @@ from typing import Any
 from segpipe.messages.console import echo
 from segpipe.messages.printable import printable
 from segpipe.polygons.rule import Minimum
-from segpipe.polygons.task import Task, Written, write_polygons
+from segpipe.polygons.task import PolygonsTask, Written, write_polygons
 from segpipe.process.environment import settle
 
 
@@ -21,13 +21,13 @@ def polygons(
     """Write the polygons of a run, and print how many there are."""
     settle()
     minimum = None if min_area is None else Minimum.of(min_area)
-    task = Task(place, output, minimum=minimum, corners_connect=connectivity == "8", **flags)
+    task = PolygonsTask(place, output, minimum=minimum, corners_connect=connectivity == "8", **flags)
     for line in _lines(task, write_polygons(task)):
         echo(printable(line))
     return 0
 
 
-def _lines(task: Task, written: Written) -> list[str]:
+def _lines(task: PolygonsTask, written: Written) -> list[str]:
     cases = f"{written.cases:,} case{'s' * (written.cases != 1)}"
     lines = [f"{written.polygons:,} polygons of {cases}: {task.path}"]
     if task.minimum is not None:

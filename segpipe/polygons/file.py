@@ -41,7 +41,7 @@ DATED = "1970-01-01T00:00:00Z"
 
 
 @dataclass(frozen=True)
-class Target:
+class VectorFile:
     """A file to write."""
 
     path: Path
@@ -144,7 +144,7 @@ def rounded(amounts: Float) -> Float:
     return np.asarray([round(value, 9 - int(place)) for value, place in zip(amounts.tolist(), digits, strict=True)])
 
 
-def write(target: Target, batches: "Iterable[pyarrow.RecordBatch]") -> None:
+def write(target: VectorFile, batches: "Iterable[pyarrow.RecordBatch]") -> None:
     """Write rows; the file has its name when it is complete.
 
     Raises:
@@ -193,7 +193,7 @@ def _regrouped(batches: "Iterable[pyarrow.RecordBatch]") -> "Iterator[pyarrow.Re
         yield from pyarrow.Table.from_batches(waiting).combine_chunks().to_batches()
 
 
-def _write_parquet(target: Target, draft: Path, batches: "Iterator[pyarrow.RecordBatch]") -> None:
+def _write_parquet(target: VectorFile, draft: Path, batches: "Iterator[pyarrow.RecordBatch]") -> None:
     from pyarrow.parquet import ParquetWriter
 
     bounds = _Bounds()
@@ -218,7 +218,7 @@ class _Bounds:
         self.found = [float(value) for value in both]
 
 
-def _geo(target: Target, bounds: list[float] | None) -> dict[str, Any]:
+def _geo(target: VectorFile, bounds: list[float] | None) -> dict[str, Any]:
     """Metadata of a GeoParquet file."""
     column: dict[str, Any] = {"encoding": "WKB", "geometry_types": [target.kind], "orientation": "counterclockwise"}
     column["crs"] = None if target.crs is None else target.crs.to_json_dict()
@@ -226,11 +226,11 @@ def _geo(target: Target, bounds: list[float] | None) -> dict[str, Any]:
     return {"version": PARQUET_VERSION, "primary_column": GEOMETRY, "columns": {GEOMETRY: column}}
 
 
-def _write_geojson(target: Target, draft: Path, batches: "Iterator[pyarrow.RecordBatch]") -> None:
+def _write_geojson(target: VectorFile, draft: Path, batches: "Iterator[pyarrow.RecordBatch]") -> None:
     write_geojson(draft, COLUMNS, batches, on_earth=target.crs is not None)
 
 
-def _write_with_gdal(target: Target, draft: Path, batches: "Iterator[pyarrow.RecordBatch]") -> None:
+def _write_with_gdal(target: VectorFile, draft: Path, batches: "Iterator[pyarrow.RecordBatch]") -> None:
     import pyarrow
     import pyogrio
 
@@ -248,7 +248,7 @@ def _write_with_gdal(target: Target, draft: Path, batches: "Iterator[pyarrow.Rec
             raise
 
 
-def _wkt(target: Target) -> str | None:
+def _wkt(target: VectorFile) -> str | None:
     return None if target.crs is None else str(target.crs.to_wkt())
 
 

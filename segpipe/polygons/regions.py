@@ -80,7 +80,7 @@ class Finished:
 
 
 @dataclass(frozen=True, eq=False)
-class Strip:
+class MaskRows:
     """Some rows of a mask."""
 
     values: NDArray[Any]
@@ -109,7 +109,7 @@ class Regions:
         self._first = np.zeros(0, np.int64)
         self._corners: list[Corners] = []
 
-    def add(self, strip: Strip) -> Finished:
+    def add(self, strip: MaskRows) -> Finished:
         """Add the next rows, and return the features that are complete now."""
         local, features, own = _labelled(strip.values, self._eight)
         regions = _framed(local + np.int32(len(self._feature) - 1), 0)
@@ -127,7 +127,7 @@ class Regions:
     def _ended(self) -> bool:
         return self._row == self._shape[0]
 
-    def _sums(self, strip: Strip, features: NDArray[Any]) -> Table:
+    def _sums(self, strip: MaskRows, features: NDArray[Any]) -> Table:
         label, count = features.ravel(), int(features.max(initial=0)) + 1
         kind, last = np.zeros(count, np.int64), np.zeros(count, np.int64)
         kind[label] = strip.values.ravel()

@@ -16,10 +16,10 @@ from segpipe.geometry.raster_grid import RasterGrid, parse_crs, place_of
 from segpipe.geometry.reference import NowhereError, crs_name, horizontal
 from segpipe.jobs.status import finished_records
 from segpipe.messages.printable import printable
-from segpipe.overlap.finished import Around, FinishedCase, extent_of, opened, shared_with
+from segpipe.overlap.finished import CaseNeighbours, FinishedCase, extent_of, opened, shared_with
 from segpipe.overlap.order import Neighbourhood
-from segpipe.polygons.case import CaseMask, Left, features_of
-from segpipe.polygons.file import CaseRows, Target, check_path, write
+from segpipe.polygons.case import CaseMask, Unwritten, features_of
+from segpipe.polygons.file import CaseRows, VectorFile, check_path, write
 from segpipe.polygons.placement import Placement
 from segpipe.polygons.rule import Minimum, Rule, chosen
 from segpipe.results.records import mask_name
@@ -40,7 +40,7 @@ NAMED = 3
 
 
 @dataclass(frozen=True)
-class Task:
+class PolygonsTask:
     """What to write, and where."""
 
     output: str
@@ -65,7 +65,7 @@ class Written:
 
     polygons: int = 0
     cases: int = 0
-    left: Left = field(default_factory=Left)
+    left: Unwritten = field(default_factory=Unwritten)
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class _Placed:
     record: Record
     finished: FinishedCase
     placement: Placement
-    around: Around = field(default_factory=Around)
+    around: CaseNeighbours = field(default_factory=CaseNeighbours)
     """The cases that share ground with it, if that counts once."""
 
 
-def write_polygons(task: Task) -> Written:
+def write_polygons(task: PolygonsTask) -> Written:
     """Write the polygons of all cases of a run.
 
     Raises:
@@ -96,7 +96,7 @@ def write_polygons(task: Task) -> Written:
             cases = _with_neighbours(store, cases, task.overlap_rule)
         rule = _rule(task, cases)
         crs = _common_crs(task, cases)
-        target = Target(task.path, crs, task.corners_connect)
+        target = VectorFile(task.path, crs, task.corners_connect)
         with closing(_rows(store, _moved(cases, crs), rule, written)) as rows:  # masks close before their environment does
             write(target, rows)
     return written
@@ -138,7 +138,7 @@ def _with_neighbours(store: Store, cases: Sequence[_Placed], rule: OverlapRule) 
     return [replace(case, around=together.around(k)) for k, case in enumerate(cases)]
 
 
-def _rule(task: Task, cases: Sequence[_Placed]) -> Rule:
+def _rule(task: PolygonsTask, cases: Sequence[_Placed]) -> Rule:
     classes = {case.finished.classes for case in cases}
     if task.classes is not None and len(classes) > 1:
         raise InputError(
@@ -152,7 +152,7 @@ def _rule(task: Task, cases: Sequence[_Placed]) -> Rule:
     return Rule(wanted, task.minimum, task.corners_connect, task.simplify)
 
 
-def _common_crs(task: Task, cases: Sequence[_Placed]) -> CRS | None:
+def _common_crs(task: PolygonsTask, cases: Sequence[_Placed]) -> CRS | None:
     """The CRS of the file; None for pixels.
 
     GeoJSON has longitudes and latitudes of WGS 84 (RFC 7946).

@@ -11,7 +11,7 @@ from segpipe.formats.scope import lines_of
 from segpipe.formats.source import Scene
 from segpipe.messages.redaction import without_names
 from segpipe.pipeline.decision import Decision
-from segpipe.pipeline.opening import Sheet
+from segpipe.pipeline.opening import CaseInfo
 from segpipe.results.areas import amount_inside
 from segpipe.results.components import MOST_LISTED
 from segpipe.results.device_kind import device_facts
@@ -40,16 +40,16 @@ class Made:
     """Batch sizes of its parts; empty if it was not cut."""
 
 
-def record_of(case: Case, sheet: Sheet, run: Run, statistics: Statistics, made: Made) -> Record:
+def record_of(case: Case, info: CaseInfo, run: Run, statistics: Statistics, made: Made) -> Record:
     """The record of a case whose files are complete."""
     pixels, area = statistics.areas.valid()
-    measure, lesions = sheet.grid.measure, statistics.lesions
-    notes = (*sheet.notes, *sheet.warnings, *(() if pixels else ("no pixel is valid",)), *_not_listed(lesions))
+    measure, lesions = info.grid.measure, statistics.lesions
+    notes = (*info.notes, *info.warnings, *(() if pixels else ("no pixel is valid",)), *_not_listed(lesions))
     uids = FORMATS[case.format].uids
     return Record(
         case=case.name,
         segpipe=__version__,
-        input=_input(case, sheet, run),
+        input=_input(case, info, run),
         model=recorded(run.model),
         settings=run.settings_of(case),
         confidence=run.settings.confidence,
@@ -58,34 +58,34 @@ def record_of(case: Case, sheet: Sheet, run: Run, statistics: Statistics, made: 
         statistics=dict(made.tables),
         verified=run.settings.verify_input,
         device=_device(run, made.batches),
-        windows=len(sheet.cover),
+        windows=len(info.cover),
         inferred=made.inferred,
         seconds=round(made.seconds, 3),
         sizes=dict(made.sizes),
         nodata=Decision(run.model.contract, run.model.blend_on).nodata,
         notes=tuple(map(without_names, notes)),
         lesions=None if lesions is None else {**lesions.rule.as_json(), "counts": lesions.counts()},
-        uids=None if uids is None else uids(sheet.origin, run.output, made.outputs),
-        aoi=_aoi(case, sheet, run),
+        uids=None if uids is None else uids(info.template, run.output, made.outputs),
+        aoi=_aoi(case, info, run),
     )
 
 
-def shown_scene(sheet: Sheet, run: Run) -> Scene:
+def shown_scene(info: CaseInfo, run: Run) -> Scene:
     """Metadata of the input for its mask and its record; none if names are hidden, since any may name a patient."""
-    return sheet.scene if run.settings.case_name == "path" else {}
+    return info.scene if run.settings.case_name == "path" else {}
 
 
-def _input(case: Case, sheet: Sheet, run: Run) -> RecordedInput:
-    files, place = sheet.files, sheet.place
+def _input(case: Case, info: CaseInfo, run: Run) -> RecordedInput:
+    files, place = info.files, info.place
     if run.settings.case_name != "path":
         files, place = [hidden(file) for file in files], hidden_path(place)
     return RecordedInput(
         place,
-        sheet.grid.shape,
+        info.grid.shape,
         tuple(files),
         format=case.format,
-        grid=sheet.grid.as_json(),
-        scene=brief(shown_scene(sheet, run)),
+        grid=info.grid.as_json(),
+        scene=brief(shown_scene(info, run)),
     )
 
 
@@ -95,11 +95,11 @@ def _device(run: Run, batches: Collection[int]) -> Values:
     return kind | {"batch": several if len(several) > 1 else several[0]} if several and "batch" in kind else kind
 
 
-def _aoi(case: Case, sheet: Sheet, run: Run) -> Values | None:
+def _aoi(case: Case, info: CaseInfo, run: Run) -> Values | None:
     """The area of interest, and how much of the case lies inside."""
     if run.aoi is None:
         return None
-    amount = amount_inside(sheet.grid, lines_of(run.aoi, sheet.grid, case))
+    amount = amount_inside(info.grid, lines_of(run.aoi, info.grid, case))
     return {"path": run.aoi.path, "sha256": run.aoi.digest, **asdict(amount)}
 
 

@@ -50,7 +50,7 @@ MERGED: Mapping[str, np.ufunc] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class LabelLayer:
     """Labels of a box in which no two components overlap."""
 
     kinds: NDArray[Any]
@@ -60,14 +60,14 @@ class Layer:
 
 
 @dataclass
-class Left:
+class Unlisted:
     """Components that are not listed, by class from 1: number and voxels."""
 
     small: Integers
     excess: Integers
 
     @classmethod
-    def none(cls, kinds: int) -> "Left":
+    def none(cls, kinds: int) -> "Unlisted":
         """Nothing left out, for this number of classes."""
         return cls(*(np.zeros((kinds + 1, 2), np.int64) for _ in range(2)))
 
@@ -112,11 +112,13 @@ class Components:
         self._kinds = np.zeros(0, np.int64)
         self._pending = _Pending()
         self._merged = 0, 0
-        self.left = Left.none(kinds)
+        self.left = Unlisted.none(kinds)
         self._names: list[NDArray[np.int32]] | None = [] if named else None
         self._named_pieces = 0
 
-    def add(self, start: tuple[int, ...], layers: Sequence[Layer], pixels: Stored | None = None) -> NDArray[np.int32] | None:
+    def add(
+        self, start: tuple[int, ...], layers: Sequence[LabelLayer], pixels: Stored | None = None
+    ) -> NDArray[np.int32] | None:
         """Count a box.
 
         Args:
@@ -137,7 +139,7 @@ class Components:
         return None if self._names is None else np.stack([names for _, names in found])
 
     def _add_layer(
-        self, start: tuple[int, ...], layer: Layer, pixels: Stored | None
+        self, start: tuple[int, ...], layer: LabelLayer, pixels: Stored | None
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Label and count one layer; return the number and the name of the component of each voxel, -1 for none."""
         if not layer.kinds.any():
@@ -183,7 +185,7 @@ class Components:
         self._parents += range(len(self._parents), len(self._parents) + len(table["kind"]))
         self._pending.add(table, owner, point)
 
-    def _table(self, start: tuple[int, ...], runs: Runs, layer: Layer, pixels: NDArray[Any] | None) -> Table:
+    def _table(self, start: tuple[int, ...], runs: Runs, layer: LabelLayer, pixels: NDArray[Any] | None) -> Table:
         first = runs.place + np.array(start)[:, None]
         length = runs.length
         along = length * first[2] + length * (length - 1) // 2

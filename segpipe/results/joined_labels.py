@@ -19,7 +19,7 @@ from segpipe.network.spec import Listed
 from segpipe.pipeline.decide import Boxes, Decided
 from segpipe.pipeline.decision import CONFIDENCE_NODATA, Decision
 from segpipe.pipeline.memory import most_memory
-from segpipe.pipeline.opening import Sheet, open_sheet
+from segpipe.pipeline.opening import CaseInfo, open_checked
 from segpipe.results.records import Run, is_done, mask_name, read_record
 from segpipe.results.schema import Record
 from segpipe.storage import Store
@@ -42,15 +42,15 @@ def _boxes(case: Case, run: Run) -> Boxes:
     Raises:
         SourceError: a model's mask is not that of this run, or does not fit the case.
     """
-    source, sheet = open_sheet(case, run.model, run.overrides, memory=most_memory(run.settings))
+    source, info = open_checked(case, run.model, run.overrides, memory=most_memory(run.settings))
     source.close()
     decision = Decision(run.model.contract, run.model.blend_on)
-    windows = len(sheet.cover)
+    windows = len(info.cover)
     with ExitStack() as stack:
-        layers = [stack.enter_context(_opened(case, run, one, sheet)) for one in run.model.listed]
-        for window in row_boxes(sheet.grid.shape):
+        layers = [stack.enter_context(_opened(case, run, one, info)) for one in run.model.listed]
+        for window in row_boxes(info.grid.shape):
             labels, likely = laid_over([layer.read(window) for layer in layers], decision)
-            yield Decided(sheet, window, labels[None], None if likely is None else likely[None], windows)
+            yield Decided(info, window, labels[None], None if likely is None else likely[None], windows)
             windows = 0  # counted with the first box
 
 
@@ -117,7 +117,7 @@ class _ModelLabels:
 
 
 @contextmanager
-def _opened(case: Case, run: Run, listed: Listed, sheet: Sheet) -> Iterator[_ModelLabels]:
+def _opened(case: Case, run: Run, listed: Listed, info: CaseInfo) -> Iterator[_ModelLabels]:
     """Open the mask of a model, and its confidence if the run has one.
 
     Raises:
@@ -137,7 +137,7 @@ def _opened(case: Case, run: Run, listed: Listed, sheet: Sheet) -> Iterator[_Mod
         if run.settings.confidence:
             likely = stack.enter_context(_labels(own.output, case, record, CONFIDENCE, listed.spec.contract))
         for one in (mask, likely):
-            if one is not None and one.shape != sheet.grid.shape:
+            if one is not None and one.shape != info.grid.shape:
                 raise SourceError(f"{one.path} does not lie on the grid of {case.path}: run again with --overwrite")
         yield _ModelLabels(mask.path, mask, likely, tuple(_tables(listed)), nodata)
 

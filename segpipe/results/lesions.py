@@ -14,11 +14,11 @@ from segpipe.pipeline.decision import CONFIDENCE_TOP
 from segpipe.pipeline.memory import LESION_SLAB
 from segpipe.results import exact
 from segpipe.results.areas import rounded
-from segpipe.results.components import Components, Layer, Table, by_size, slabs
-from segpipe.results.frames import Frame, frame_of
+from segpipe.results.components import Components, LabelLayer, Table, by_size, slabs
 from segpipe.results.lesion_rule import LesionRule
 from segpipe.results.outlines import Ruler, at, places, world_box
 from segpipe.results.statistics import Box, Row, State
+from segpipe.results.volume_axes import VolumeAxes, axes_of
 
 DIGITS = 4
 """Decimals of positions and lengths: a tenth of a micrometre, beyond any grid's accuracy."""
@@ -54,18 +54,18 @@ class Lesions:
     """The components of a case. The table depends neither on the order of boxes nor on how the case was cut."""
 
     def __init__(self, grid: Grid, contract: Contract, rule: LesionRule) -> None:
-        self._frame, self._grid, self._contract, self.rule = frame_of(grid), grid, contract, rule
+        self._axes, self._grid, self._contract, self.rule = axes_of(grid), grid, contract, rule
         self._classes = [c for c in contract.mask_classes if c.id in rule.classes]
         self._bands = [k for k, c in enumerate(contract.mask_classes) if c.id in rule.classes]
-        self._components = Components(self._frame.shape, len(self._classes), least=self._least, named=rule.instances)
+        self._components = Components(self._axes.shape, len(self._classes), least=self._least, named=rule.instances)
         self._scale: NDArray[np.float64] | None = None
         self._lookup = self._class_lookup()
-        self._ruler = Ruler(self._frame.steps)
+        self._ruler = Ruler(self._axes.steps)
 
     @property
     def _least(self) -> int:
         """Fewest voxels of a listed component."""
-        return max(1, math.ceil(self.rule.min_size / self._frame.size * (1 - 1e-9)))
+        return max(1, math.ceil(self.rule.min_size / self._axes.size * (1 - 1e-9)))
 
     def _class_lookup(self) -> NDArray[np.uint16]:
         """Position in the rule's classes from 1, by label; 0 for other labels."""
@@ -79,9 +79,9 @@ class Lesions:
 
     def name(self, box: Box) -> NDArray[np.int32] | None:
         """Count the components of a box; return their names for ``numbers``, shape ``(bands, *box)``, if they have any."""
-        frame, start = self._frame, self._frame.start(box.window)
-        labels = frame.array(box.labels)
-        confidence = None if box.confidence is None else frame.array(box.confidence)
+        axes, start = self._axes, self._axes.start(box.window)
+        labels = axes.array(box.labels)
+        confidence = None if box.confidence is None else axes.array(box.confidence)
         named = [
             self._components.add(
                 (start[0] + low, *start[1:]),
@@ -91,7 +91,7 @@ class Lesions:
             for low, high in slabs(labels.shape[1:], LESION_SLAB)
         ]
         whole = [part for part in named if part is not None]
-        return np.ascontiguousarray(frame.back(self._all_bands(np.concatenate(whole, axis=1)))) if whole else None
+        return np.ascontiguousarray(axes.back(self._all_bands(np.concatenate(whole, axis=1)))) if whole else None
 
     def _all_bands(self, names: NDArray[np.int32]) -> NDArray[np.int32]:
         """Names by layer as bands of the mask."""
@@ -101,13 +101,13 @@ class Lesions:
         bands[self._bands] = names
         return bands
 
-    def _layers(self, labels: NDArray[Any], confidence: NDArray[np.uint8] | None) -> Iterator[Layer]:
+    def _layers(self, labels: NDArray[Any], confidence: NDArray[np.uint8] | None) -> Iterator[LabelLayer]:
         if self._contract.task != "multilabel":
-            yield Layer(self._lookup[labels[0]], None if confidence is None else np.ascontiguousarray(confidence[0]))
+            yield LabelLayer(self._lookup[labels[0]], None if confidence is None else np.ascontiguousarray(confidence[0]))
             return
         for position, band in enumerate(self._bands, 1):
             present = np.where(labels[band] == 1, np.uint16(position), np.uint16(0))
-            yield Layer(present, None if confidence is None else np.ascontiguousarray(confidence[band]))
+            yield LabelLayer(present, None if confidence is None else np.ascontiguousarray(confidence[band]))
 
     def _pixels(self, box: Box, low: int, high: int) -> Callable[[], NDArray[Any]]:
         def read() -> NDArray[Any]:
@@ -119,7 +119,7 @@ class Lesions:
                 scale = None if box.tags is None else box.tags()
                 one = (np.ones(len(stored)), np.zeros(len(stored)))
                 self._scale = np.stack([np.broadcast_to(each, len(stored)) for each in (scale or one)]).astype(np.float64)
-            return np.ascontiguousarray(self._frame.array(stored)[:, low:high])
+            return np.ascontiguousarray(self._axes.array(stored)[:, low:high])
 
         return read
 
@@ -155,7 +155,7 @@ class Lesions:
         for number, row in enumerate(_listed(table), 1):
             first, stop = np.searchsorted(owner, (row, row + 1))
             one = {key: column[row] for key, column in table.items()}
-            rows.append(self._row(number, one, places(point[first:stop], self._frame.shape)))
+            rows.append(self._row(number, one, places(point[first:stop], self._axes.shape)))
         return rows
 
     def numbers(self) -> list[NDArray[np.uint16]]:
@@ -175,9 +175,9 @@ class Lesions:
             "component": number,
             "voxels": voxels,
             **self._size(voxels, centroid),
-            "touches_border": _touches(one, self._frame),
-            **_in_voxels(one, centroid, self._frame),
-            **(self._in_volume(centroid, points) if self._frame.unit == "mm" else self._in_image(centroid, points)),
+            "touches_border": _touches(one, self._axes),
+            **_in_voxels(one, centroid, self._axes),
+            **(self._in_volume(centroid, points) if self._axes.unit == "mm" else self._in_image(centroid, points)),
             **_confidences(one, voxels),
             **self._intensities(one, voxels),
         }
@@ -197,10 +197,10 @@ class Lesions:
         return row | ({"ml": rounded(size / MM3_PER_ML)} if measure.unit == "mm3" else {})
 
     def _in_volume(self, centroid: Sequence[float], points: NDArray[np.int64]) -> Row:
-        frame = self._frame
-        low, high = world_box(points, frame.steps, frame.origin)
+        axes = self._axes
+        low, high = world_box(points, axes.steps, axes.origin)
         found = self._ruler(points)
-        place = at(centroid, frame.steps, frame.origin)
+        place = at(centroid, axes.steps, axes.origin)
         return {
             **_spaces("centroid_{}_{}_mm", place),
             **_box_in_spaces(low.tolist(), high.tolist()),
@@ -216,9 +216,9 @@ class Lesions:
         return {
             "centroid_x": None if world is None else rounded(float(world[0])),
             "centroid_y": None if world is None else rounded(float(world[1])),
-            "longest": _length(found.longest if self._frame.volume else found.in_plane),
+            "longest": _length(found.longest if self._axes.volume else found.in_plane),
             "perpendicular": _length(found.perpendicular),
-            "length_unit": self._frame.unit,
+            "length_unit": self._axes.unit,
         }
 
     def _intensities(self, one: dict[str, Any], voxels: int) -> Row:
@@ -242,15 +242,15 @@ def _listed(table: Table) -> NDArray[np.int64]:
     return order[np.argsort(table["kind"][order], kind="stable")]
 
 
-def _touches(one: dict[str, Any], frame: Frame) -> bool:
+def _touches(one: dict[str, Any], axes: VolumeAxes) -> bool:
     """Whether a component touches the border of the case, and so may continue beyond it."""
-    axes = zip(one["low"].tolist(), one["high"].tolist(), frame.shape, strict=True)
-    return any(low == 0 or high == size for low, high, size in list(axes)[0 if frame.volume else 1 :])
+    bounds = zip(one["low"].tolist(), one["high"].tolist(), axes.shape, strict=True)
+    return any(low == 0 or high == size for low, high, size in list(bounds)[0 if axes.volume else 1 :])
 
 
-def _in_voxels(one: dict[str, Any], centroid: Sequence[float], frame: Frame) -> Row:
+def _in_voxels(one: dict[str, Any], centroid: Sequence[float], axes: VolumeAxes) -> Row:
     """Centroid and box as indices of the file's own axes, the fastest first, as nibabel and GDAL count them."""
-    names, row = "ijk" if frame.volume else "ij", Row()
+    names, row = "ijk" if axes.volume else "ij", Row()
     for name, axis in zip(names, (2, 1, 0), strict=False):
         row[f"centroid_{name}"] = round(centroid[axis], DIGITS)
     for name, axis in zip(names, (2, 1, 0), strict=False):

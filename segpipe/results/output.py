@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.cleaning.cleaner import Form
-from segpipe.cleaning.stage import Place, Uncleaned
+from segpipe.cleaning.stage import NamedGrid, Uncleaned
 from segpipe.errors import DamagedPartError, OutputError, SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.identity import Beside, identities
@@ -21,7 +21,7 @@ from segpipe.formats.style import Style
 from segpipe.geometry.windows import Window
 from segpipe.pipeline.decide import Decided
 from segpipe.pipeline.decision import Decision
-from segpipe.pipeline.opening import CHANGED, Sheet
+from segpipe.pipeline.opening import CHANGED, CaseInfo
 from segpipe.results.boxes import BoxSink, read_boxes
 from segpipe.results.case_record import Made, record_of, shown_scene
 from segpipe.results.class_files import ClassFile, FinishedMask, Written, class_files, write_class_files
@@ -43,10 +43,10 @@ SMALL = 2**22
 """Most pixels of a case whose record is not flushed to disk; flushing takes most of the 0.4 ms of a record (measured)."""
 
 
-def check_unchanged(case: Case, sheet: Sheet) -> None:
+def check_unchanged(case: Case, info: CaseInfo) -> None:
     """Refuse a case whose files changed while it was read: its mask could mix pixels of both versions."""
-    files = identities(case.path, sheet.asked)
-    if files != sheet.files or Beside().place(case.path) != sheet.place:
+    files = identities(case.path, info.asked)
+    if files != info.files or Beside().place(case.path) != info.place:
         raise SourceError(CHANGED.format(case.path))
 
 
@@ -127,22 +127,22 @@ def _name_components(layers: Layers[Any], output: Store, name: str) -> None:
         raise
 
 
-def _statistics(case: Case, sheet: Sheet, run: Run) -> Statistics:
+def _statistics(case: Case, info: CaseInfo, run: Run) -> Statistics:
     """The statistics of a case; the case is opened again if a statistic asks for its pixels."""
     contract, overrides = run.model.contract, run.overrides
-    return Statistics(sheet.grid, contract, lambda: open_case(case, contract, overrides), run.lesions, run.settings.audit)
+    return Statistics(info.grid, contract, lambda: open_case(case, contract, overrides), run.lesions, run.settings.audit)
 
 
 class PartOutput:
     """Writes the files of one part of a case, which are kept until the parts are joined."""
 
-    def __init__(self, case: Case, sheet: Sheet, run: Run, number: int, batch: int) -> None:
+    def __init__(self, case: Case, info: CaseInfo, run: Run, number: int, batch: int) -> None:
         output, files = run.output, part_files(case, number)
-        self._case, self._sheet = case, sheet
+        self._case, self._info = case, info
         self.warnings: tuple[str, ...] = ()  # the case reports them when it is joined
-        self._output, self._counts, self._opened, self._batch = output, files.counts, sheet.opened, batch
+        self._output, self._counts, self._opened, self._batch = output, files.counts, info.opened, batch
         self._layers = Layers(
-            _statistics(case, sheet, run),
+            _statistics(case, info, run),
             run,
             lambda _: BoxSink(output, files.mask),
             lambda _: BoxSink(output, files.confidence),
@@ -156,7 +156,7 @@ class PartOutput:
     def finish(self) -> None:
         """Give each file its name, the counts last."""
         self._layers.statistics.close()
-        check_unchanged(self._case, self._sheet)
+        check_unchanged(self._case, self._info)
         named = [] if self._layers.names is None else [self._layers.names]
         digests = tuple(sink.finish() for sink in (*self._layers.sinks, *named))
         seconds = time.monotonic() - self._opened
@@ -167,15 +167,15 @@ class PartOutput:
 class CaseOutput:
     """Writes the files of one case, box by box or part by part; no file has its final name before ``finish``."""
 
-    def __init__(self, case: Case, sheet: Sheet, run: Run) -> None:
-        self._case, self._sheet, self._run = case, sheet, run
+    def __init__(self, case: Case, info: CaseInfo, run: Run) -> None:
+        self._case, self._info, self._run = case, info, run
         self._output = run.output
         self._seconds = 0.0
         self._batches: set[int] = set()
         self._layers = Layers(
-            _statistics(case, sheet, run),
+            _statistics(case, info, run),
             run,
-            lambda decision: self._sink("", replace(mask_style(decision, run), scene=shown_scene(sheet, run))),
+            lambda decision: self._sink("", replace(mask_style(decision, run), scene=shown_scene(info, run))),
             lambda decision: self._sink(CONFIDENCE, confidence_style(decision)),
         )
         self._instances: Sink | None = None
@@ -196,7 +196,7 @@ class CaseOutput:
         rule, decision = self._run.cleaning, self._layers.decision
         if rule is None:
             return None
-        place = Place(self._case.name, self._case.path, self._sheet.grid)
+        place = NamedGrid(self._case.name, self._case.path, self._info.grid)
         two = decision.contract.task in ("binary", "multilabel")
         form = Form(decision.bands, decision.dtype, decision.nodata, two, self._run.settings.confidence)
         self.write = self._keep
@@ -213,7 +213,7 @@ class CaseOutput:
             return
         with span("clean", self._case.name):
             for slab in self._uncleaned.cleaned():
-                self._layers.write(Decided(self._sheet, slab.window, slab.labels, slab.confidence, 0))
+                self._layers.write(Decided(self._info, slab.window, slab.labels, slab.confidence, 0))
         self._uncleaned.discard()
 
     def discard(self) -> None:
@@ -227,18 +227,18 @@ class CaseOutput:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Texts of what is unusual about the pixels of the case."""
-        return self._sheet.warnings
+        return self._info.warnings
 
     def _sink(self, kind: str, style: Style) -> Sink:
-        sheet, spare = self._sheet, not self._run.model.on_host
+        info, spare = self._info, not self._run.model.on_host
         derived = self._run.derived
         name = self._case.name + kind
         target = Target(
             output=self._output,
             stem=name,
-            grid=sheet.grid,
+            grid=info.grid,
             style=style,
-            origin=sheet.origin,
+            template=info.template,
             spare=spare,
             derived=derived,
             tables=lambda: self._tables,
@@ -280,7 +280,7 @@ class CaseOutput:
         """Give each file its name, the record last."""
         self._clean()
         self._layers.statistics.close()
-        check_unchanged(self._case, self._sheet)
+        check_unchanged(self._case, self._info)
         record, sinks = record_name(self._case), [*self._layers.sinks, *self._numbered()]
         refuse_alike(self._case, self._output)
         before = read_record(self._output, self._case)
@@ -295,7 +295,7 @@ class CaseOutput:
         self._class_sizes = dict(self._write_classes())
         written += self._class_sizes
         # one that a power cut takes is done again: the small need not wait for the disk
-        flush = math.prod(self._sheet.grid.shape) > SMALL
+        flush = math.prod(self._info.grid.shape) > SMALL
         self._output.write_json(record, self._record([*written, *styles]).as_json(), flush=flush)
 
     def _record(self, outputs: list[str]) -> Record:
@@ -304,10 +304,10 @@ class CaseOutput:
             sizes=self._sizes(outputs),
             tables=self._tables,
             inferred=self._layers.inferred,
-            seconds=time.monotonic() - self._sheet.opened + self._seconds,
+            seconds=time.monotonic() - self._info.opened + self._seconds,
             batches=self._batches,
         )
-        return record_of(self._case, self._sheet, self._run, self._layers.statistics, made)
+        return record_of(self._case, self._info, self._run, self._layers.statistics, made)
 
     def _class_names(self) -> list[str]:
         """Names of the masks of the classes; none if they were not asked for."""

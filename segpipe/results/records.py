@@ -9,7 +9,7 @@ from functools import cache
 from segpipe.cleaning.rule import Cleaning
 from segpipe.errors import OutputError, SourceError
 from segpipe.formats.banded import bands_from
-from segpipe.formats.case import Case, Choice
+from segpipe.formats.case import Case, CaseSelection
 from segpipe.formats.channels import channels_of
 from segpipe.formats.identity import Beside, Identity, hidden_path
 from segpipe.formats.registry import FORMATS
@@ -60,11 +60,13 @@ class Run:
         return store_at(self.settings.output)
 
     @property
-    def choice(self) -> Choice:
+    def choice(self) -> CaseSelection:
         """The rules of the settings and the model that select and name the cases of the input."""
         channels = channels_of(self.model.contract, self.settings.channels)
         bands = bands_from(self.settings.bands_from, self.model.contract)
-        return Choice(self.settings.series, self.settings.case_name, channels, bands, self.settings.overrides.validity)
+        return CaseSelection(
+            self.settings.series, self.settings.case_name, channels, bands, self.settings.overrides.validity
+        )
 
     @property
     def styled(self) -> bool:

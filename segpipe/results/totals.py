@@ -15,7 +15,7 @@ ADDED_UP = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class DisplayUnit:
     """How sums in one unit of ``areas.csv`` are displayed."""
 
     heading: str
@@ -29,7 +29,7 @@ class Unit:
         return f"{area / self.per_shown:,.{self.digits}f}"
 
 
-UNITS = {"ha": Unit("hectares", "ha", 1, 1), "mm3": Unit("millilitres", "ml", MM3_PER_ML, 3)}
+UNITS = {"ha": DisplayUnit("hectares", "ha", 1, 1), "mm3": DisplayUnit("millilitres", "ml", MM3_PER_ML, 3)}
 """Display units, by the unit in records."""
 
 
@@ -59,7 +59,7 @@ class Totals:
 
     classes: dict[str, Sum]
     valid: Sum
-    unit: Unit
+    unit: DisplayUnit
     measured: bool
     """Whether every case has an area in the unit; shares refer to areas if so, else to pixels."""
     doubled: Sum = Sum()

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from segpipe.timing.spans import Recorder, Taken, Total
+from segpipe.timing.spans import ProcessRecord, Recorder, Total
 
 STAGES = (
     *("start", "model", "plan", "workers", "measure", "open", "read", "scale", "upload", "infer", "gpu", "weight"),
@@ -32,7 +32,7 @@ class Profile:
     """Seconds that the model alone would need for the inferred windows."""
     unserved: float
     """Share of the time of the model's calls, on a CPU, in which they had no processor."""
-    processes: list[Taken]
+    processes: list[ProcessRecord]
     """Records of the processes, from which the trace is made."""
 
     @property
@@ -110,7 +110,7 @@ def _stage_order(stages: dict[str, Total]) -> list[str]:
     return known[:-1] + [name for name in stages if name not in STAGES] + known[-1:]
 
 
-def write_trace(stream: TextIO, processes: Sequence[Taken]) -> None:
+def write_trace(stream: TextIO, processes: Sequence[ProcessRecord]) -> None:
     """Write spans in the Chrome trace format, for Perfetto and chrome://tracing: a row per process and thread."""
     stream.write('{"displayTimeUnit": "ms", "traceEvents": [')
     for number, event in enumerate(_trace(processes)):
@@ -118,7 +118,7 @@ def write_trace(stream: TextIO, processes: Sequence[Taken]) -> None:
     stream.write("\n]}\n")
 
 
-def _trace(processes: Sequence[Taken]) -> Iterator[dict[str, Any]]:
+def _trace(processes: Sequence[ProcessRecord]) -> Iterator[dict[str, Any]]:
     """Yield trace events. Threads are identified by name: those of one name follow one another, job by job."""
     numbers: dict[tuple[str, int], int] = {}
     rows: dict[tuple[int, str], int] = {}

@@ -43,7 +43,7 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class ProcessRecord:
     """Record of one process for a run or a task; picklable and small."""
 
     host: str
@@ -84,7 +84,7 @@ class Recorder:
         self._events: list[Event] = []
         self._packed: list[bytes] = []
         self._kept = self._dropped = 0  # includes other processes
-        self.others: list[Taken] = []
+        self.others: list[ProcessRecord] = []
         self.inside = _Thread()
         if age:
             self._totals["start"] = Total(age, age, min(age, time.process_time()))
@@ -107,7 +107,7 @@ class Recorder:
         with self._lock:
             self._totals.setdefault(stage, Total()).busy += seconds
 
-    def absorb(self, taken: Taken) -> None:
+    def absorb(self, taken: ProcessRecord) -> None:
         """Add the record of another process."""
         with self._lock:
             if self._kept + taken.kept > EVENTS:
@@ -132,13 +132,13 @@ class Recorder:
             self._packed.append(zlib.compress(pickle.dumps(self._events), 1))
             self._events = []
 
-    def taken(self) -> Taken:
+    def taken(self) -> ProcessRecord:
         """The record so far, without other processes."""
         with self._lock:
             self._pack()
             seconds = time.perf_counter() - self._began
             state = self._totals, self._packed, self._kept, self._dropped
-            return Taken(socket.gethostname(), os.getpid(), seconds, *state)
+            return ProcessRecord(socket.gethostname(), os.getpid(), seconds, *state)
 
 
 @dataclass(slots=True, eq=False)
@@ -200,7 +200,7 @@ def waiting(stage: str) -> AbstractContextManager[None]:
     return _OFF if _recorder is None else _Span(_recorder, stage, None, None, True)
 
 
-class Around:
+class Timed:
     """Wraps a context manager, and counts its entry and exit as a stage."""
 
     def __init__(self, stage: str, context: AbstractContextManager[Any]) -> None:
@@ -228,7 +228,7 @@ def end() -> Recorder | None:
     return recorder
 
 
-def absorb(taken: Taken | None) -> None:
+def absorb(taken: ProcessRecord | None) -> None:
     """Add the record of another process."""
     if _recorder is not None and taken is not None:
         _recorder.absorb(taken)
@@ -238,7 +238,7 @@ def absorb(taken: Taken | None) -> None:
 class Recording:
     """Result of recording a task."""
 
-    taken: Taken | None = None
+    taken: ProcessRecord | None = None
 
 
 @contextmanager

@@ -19,10 +19,10 @@ from segpipe.pipeline.blend import blend
 from segpipe.pipeline.decide import decide
 from segpipe.pipeline.decision import Decision, Labels
 from segpipe.pipeline.infer import Model, infer, load
-from segpipe.pipeline.opening import Sheet
+from segpipe.pipeline.opening import CaseInfo
 from segpipe.pipeline.tiles import Tile, batches, patch_of
-from segpipe.tune.choices import Choice, Network
-from segpipe.tune.places import Axes, Held, Place
+from segpipe.tune.candidates import Candidate, TunedNetwork
+from segpipe.tune.places import Axes, Held, TunePlace
 from segpipe.tune.truth import TrueLabels
 
 HELD = Case("held", "a box in memory")
@@ -32,14 +32,14 @@ PERIODS = 1.5
 
 
 @dataclass(frozen=True)
-class Sample:
+class LaidTiling:
     """Where a tiling is laid on a place, and the part where labels are compared: whole steps, as on an endless case."""
 
     laid: Window
     counted: Window
 
 
-def sample(place: Place, tiling: Tiling, wanted: Axes) -> Sample:
+def sample(place: TunePlace, tiling: Tiling, wanted: Axes) -> LaidTiling:
     """Place a tiling on a place that covers at least two windows per axis, or its whole case.
 
     A whole case is tiled as in a run. On a larger one, the necessary number of windows is laid with exactly the requested
@@ -49,7 +49,7 @@ def sample(place: Place, tiling: Tiling, wanted: Axes) -> Sample:
     places = zip(axes, place.window.shape, place.whole, wanted, strict=True)
     laid = [(0, size) if whole else axis.laid(size, most) for axis, size, whole, most in places]
     counted = [ends if whole else axis.counted(ends) for axis, ends, whole in zip(axes, laid, place.whole, strict=True)]
-    return Sample(_window(laid), _window(counted))
+    return LaidTiling(_window(laid), _window(counted))
 
 
 Ends = tuple[int, int]
@@ -104,25 +104,25 @@ def extent(tiling: Tiling, wanted: Axes) -> Axes:
 def segment(model: Model, tiling: Tiling, held: Held, scaling: Scaling, calls: int) -> Labels:
     """Labels ``(bands, *box)`` of a box, decided as in a run whose case is the box."""
     cover = Cover(held.grid.shape, tiling)
-    sheet = Sheet(grid=held.grid, files=[], notes=(), cover=cover, opened=0.0, part=cover.whole)
+    info = CaseInfo(grid=held.grid, files=[], notes=(), cover=cover, opened=0.0, part=cover.whole)
     decision = Decision(model.spec.contract, model.spec.blend_on, model.arrays)
     labels: NDArray[Any] = np.empty((decision.bands, *cover.shape), decision.dtype)
-    with closing(infer(model, batches(_tiles(sheet, held, scaling), model.spec.batch), calls)) as scored:
+    with closing(infer(model, batches(_tiles(info, held, scaling), model.spec.batch), calls)) as scored:
         for box in decide(blend(scored, model.arrays), decision, confidence=False):
             labels[(slice(None), *box.window.slices)] = box.labels
     return labels
 
 
-def _tiles(sheet: Sheet, held: Held, scaling: Scaling) -> Iterator[Tile]:
-    for index in sheet.cover:
-        yield Tile(HELD, sheet, index, patch_of(held, sheet.cover, index, scaling))
+def _tiles(info: CaseInfo, held: Held, scaling: Scaling) -> Iterator[Tile]:
+    for index in info.cover:
+        yield Tile(HELD, info, index, patch_of(held, info.cover, index, scaling))
 
 
 class Bench:
     """A file on a place: its reference labels, and the labels of its tilings."""
 
     def __init__(
-        self, network: Network, place: Place, overrides: Overrides, calls: int, truth: TrueLabels | None = None
+        self, network: TunedNetwork, place: TunePlace, overrides: Overrides, calls: int, truth: TrueLabels | None = None
     ) -> None:
         self._network, self._place, self._calls, self._truth = network, place, calls, truth
         self._held, self._scaling = place.hold(network.spec, overrides)
@@ -138,10 +138,10 @@ class Bench:
             calls = 1
         return segment(load(spec), tiling, self._held, self._scaling, calls)
 
-    def compare(self, model: Model, choice: Choice, reference: Labels, wanted: Axes) -> "Count":
+    def compare(self, model: Model, candidate: Candidate, reference: Labels, wanted: Axes) -> "Count":
         """Compare a tiling's labels with the file's own reference, and with that of the first file."""
-        where = sample(self._place, choice.tiling, wanted)
-        labels = segment(model, choice.tiling, self._held.cut(where.laid), self._scaling, self._calls)
+        where = sample(self._place, candidate.tiling, wanted)
+        labels = segment(model, candidate.tiling, self._held.cut(where.laid), self._scaling, self._calls)
         inner, box = where.counted.slices_from(where.laid.start), where.counted.slices
         valid = self._held.valid[box]
         mine = labels[(slice(None), *inner)][:, valid]
@@ -150,8 +150,8 @@ class Bench:
         return Count(mine.size, int((mine != own).sum()), int((mine == first).sum()), confusion)
 
 
-def reference_tiling(network: Network, shape: Axes) -> Tiling:
-    """One window if the network takes the whole box (``Network.takes_whole``); else own tiles that share three quarters."""
+def reference_tiling(network: TunedNetwork, shape: Axes) -> Tiling:
+    """One window if the network takes the whole box (``takes_whole``); else own tiles that share three quarters."""
     own = network.spec.tiling
     if network.takes_whole(shape):
         # as many strides more or less as cover the box: with a margin, the tile is no multiple of them

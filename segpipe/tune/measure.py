@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from segpipe.errors import ModelError
 from segpipe.formats.banded import bands_from
-from segpipe.formats.case import Choice as CaseChoice
+from segpipe.formats.case import CaseSelection as CaseChoice
 from segpipe.formats.cases import find_cases
 from segpipe.formats.channels import channels_of
 from segpipe.formats.registry import element_of, environment
@@ -19,9 +19,9 @@ from segpipe.pipeline.memory import network_bytes
 from segpipe.process.machine import memory, processors
 from segpipe.results.device_kind import device_kind
 from segpipe.results.schema import Values
-from segpipe.tune.choices import Axes, Choice, Network, batches, choices, open_networks
+from segpipe.tune.candidates import Axes, Candidate, TunedNetwork, batches, candidates, open_networks
 from segpipe.tune.labels import PERIODS, Bench, Count, extent
-from segpipe.tune.places import Place, find_places, named, survey
+from segpipe.tune.places import TunePlace, find_places, named, survey
 from segpipe.tune.settings import TuneSettings
 from segpipe.tune.speed import TIMED, Pixels, Speed, seconds_per_tile, speed, tiles_of
 from segpipe.tune.table import Row, agrees, loses_at_most, make_rows
@@ -47,7 +47,7 @@ HOPELESS = 1.1
 
 ROUNDS = 9
 
-Setting = tuple[Network, Axes, int]
+Setting = tuple[TunedNetwork, Axes, int]
 """The settings that determine the time of a tile: file, tile, batch."""
 
 
@@ -65,7 +65,7 @@ class Tuned:
     max_loss: float | None
     """Largest loss of mean IoU that was asked for, in place of ``min_agreement``."""
     flags: list[str]
-    """Flags of the run that do not depend on the choice."""
+    """Flags of the run that do not depend on the candidate."""
     calls: int
     seconds: float
     device: Values
@@ -126,7 +126,7 @@ class _Work:
         tell("timing a few tiles to plan within the budget")
         self._rates = {network: self._rate(network) for network in self._networks}
         self._several = False
-        self._choices = self._affordable(self._distinct(choices(self._networks, settings)))
+        self._candidates = self._affordable(self._distinct(candidates(self._networks, settings)))
         self._several = self._can_time_batches()
         self._places = self._find_places()
 
@@ -145,35 +145,35 @@ class _Work:
         self._cases = [case for case in self._cases if truth.has(case)]
         return truth
 
-    def _rate(self, network: Network) -> float:
+    def _rate(self, network: TunedNetwork) -> float:
         """Rough seconds per inferred pixel at the contract's tile."""
         (place,) = self._look(network.spec.tiling.tile, 1)
         tiles = tiles_of(*place.hold(network.spec, self._overrides), network.spec)
         return seconds_per_tile(network.spec, tiles, self.calls) / math.prod(network.spec.tiling.tile)
 
-    def _look(self, side: Axes, count: int) -> list[Place]:
+    def _look(self, side: Axes, count: int) -> list[TunePlace]:
         return find_places(self._cases, side, count, self.first.spec, self._overrides)
 
-    def _distinct(self, wanted: Sequence[Choice]) -> list[Choice]:
+    def _distinct(self, wanted: Sequence[Candidate]) -> list[Candidate]:
         """Candidates without overlaps that give the same windows on these scenes."""
-        found: dict[object, Choice] = {}
-        for choice in wanted:
-            windows = tuple(Cover(shape, choice.tiling).starts for shape in self._shapes) or choice.tiling
-            found.setdefault((choice.network, choice.tiling.tile, windows), choice)
+        found: dict[object, Candidate] = {}
+        for candidate in wanted:
+            windows = tuple(Cover(shape, candidate.tiling).starts for shape in self._shapes) or candidate.tiling
+            found.setdefault((candidate.network, candidate.tiling.tile, windows), candidate)
         if len(found) < len(wanted):
             self.notes.append("overlaps that give the same windows on these scenes are listed once")
         return list(found.values())
 
-    def _affordable(self, wanted: Sequence[Choice]) -> list[Choice]:
+    def _affordable(self, wanted: Sequence[Candidate]) -> list[Candidate]:
         """Candidates that fit into the budget and memory; the contracts' own in any case."""
         available = self._settings.seconds * PLANNED
-        kept: list[Choice] = []
-        left_out: list[Choice] = []
-        for choice in wanted:
-            tried = [*kept, choice]
+        kept: list[Candidate] = []
+        left_out: list[Candidate] = []
+        for candidate in wanted:
+            tried = [*kept, candidate]
             in_time = self._label_seconds(tried) + self._round_seconds(tried) <= available
-            fits = in_time and self._fits_memory(choice, tried)
-            (kept if choice.is_own or fits else left_out).append(choice)
+            fits = in_time and self._fits_memory(candidate, tried)
+            (kept if candidate.is_own or fits else left_out).append(candidate)
         if left_out:
             names = dict.fromkeys(f"{c.network.name} tile {_by(c.tiling.input)}" for c in left_out)
             self.notes.append(f"left out, for {self._settings.seconds:g} s: {len(left_out)} choices of {', '.join(names)}")
@@ -182,30 +182,30 @@ class _Work:
     def _can_time_batches(self) -> bool:
         """Whether the budget allows for several batches; requested ones are always timed."""
         self._several = True
-        needed = self._label_seconds(self._choices) + self._round_seconds(self._choices)
+        needed = self._label_seconds(self._candidates) + self._round_seconds(self._candidates)
         fits = bool(self._settings.batches) or needed <= self._settings.seconds * PLANNED
         if not fits:
             self.notes.append(f"left out, for {self._settings.seconds:g} s: all batches but the smallest")
         return fits
 
-    def _label_seconds(self, wanted: Sequence[Choice]) -> float:
+    def _label_seconds(self, wanted: Sequence[Candidate]) -> float:
         """Seconds to label one place: the references, and each candidate."""
         side = self._side(wanted)
-        networks = dict.fromkeys(choice.network for choice in wanted)
+        networks = dict.fromkeys(candidate.network for candidate in wanted)
         shared = SHARED_STEPS ** len(side)
         references = sum(self._rates[n] * math.prod(side) * (1 if n.takes_whole(side) else shared) for n in networks)
         return references + sum(self._rates[c.network] * self._inferred(c.tiling) for c in wanted)
 
-    def _round_seconds(self, wanted: Sequence[Choice]) -> float:
+    def _round_seconds(self, wanted: Sequence[Candidate]) -> float:
         """Seconds of one round of speed."""
         keys = dict.fromkeys((c.network, c.tiling.tile) for c in wanted)
         return sum(self._rates[n] * math.prod(tile) * self._tiles_timed(n, tile) for n, tile in keys)
 
-    def _tiles_timed(self, network: Network, tile: Axes) -> int:
+    def _tiles_timed(self, network: TunedNetwork, tile: Axes) -> int:
         """Tiles to infer when a tile is timed once in each of its batches: load, warm up, measure."""
         return self.calls * sum(2 * batch + max(TIMED, batch) for batch in self._batches(network, tile))
 
-    def _batches(self, network: Network, tile: Axes) -> tuple[int, ...]:
+    def _batches(self, network: TunedNetwork, tile: Axes) -> tuple[int, ...]:
         return batches(network, tile, self._settings)[: None if self._several else 1]
 
     def _inferred(self, tiling: Tiling) -> int:
@@ -215,26 +215,26 @@ class _Work:
         tiles = min([endless, *([max(len(Cover(shape, tiling)) for shape in self._shapes)] if self._shapes else [])])
         return tiles * math.prod(tiling.tile)
 
-    def _side(self, wanted: Sequence[Choice]) -> Axes:
+    def _side(self, wanted: Sequence[Candidate]) -> Axes:
         """Side of a place that suits all candidates, at most that of the largest case."""
         largest = [max(axis) for axis in zip(*(extent(c.tiling, self._wanted) for c in wanted), strict=True)]
         if self._shapes:
             largest = [min(n, max(axis)) for n, axis in zip(largest, zip(*self._shapes, strict=True), strict=True)]
         return tuple(largest)
 
-    def _fits_memory(self, choice: Choice, wanted: Sequence[Choice]) -> bool:
+    def _fits_memory(self, candidate: Candidate, wanted: Sequence[Candidate]) -> bool:
         """Whether a candidate's tiles fit in memory, and the larger box leaves a whole-box reference possible."""
-        spec, tile = choice.network.spec, choice.tiling.tile
-        largest = max(self._batches(choice.network, tile)) * math.prod(choice.tiling.input)
+        spec, tile = candidate.network.spec, candidate.tiling.tile
+        largest = max(self._batches(candidate.network, tile)) * math.prod(candidate.tiling.input)
         tiles = network_bytes(spec, self.calls, batches=largest / (spec.batch * math.prod(spec.tiling.input)))
         own = self._side([c for c in wanted if c.is_own])
         fits_box = self.first.takes_whole(self._side(wanted)) or not self.first.takes_whole(own)
         return tiles <= memory() * TILES_SHARE and fits_box
 
-    def _find_places(self) -> list[Place]:
-        available = self._settings.seconds * PLANNED - EVEN * self._round_seconds(self._choices)
-        count = int(available / self._label_seconds(self._choices))
-        return self._look(self._side(self._choices), max(1, min(PLACES, count)))
+    def _find_places(self) -> list[TunePlace]:
+        available = self._settings.seconds * PLANNED - EVEN * self._round_seconds(self._candidates)
+        count = int(available / self._label_seconds(self._candidates))
+        return self._look(self._side(self._candidates), max(1, min(PLACES, count)))
 
     @property
     def element(self) -> str:
@@ -250,16 +250,16 @@ class _Work:
 
     @property
     def reference(self) -> str:
-        if self.first.takes_whole(self._side(self._choices)):
+        if self.first.takes_whole(self._side(self._candidates)):
             return f"{self.first.name} on the whole box in one call"
         return f"{self.first.name} with its tiles sharing three quarters, each label from the middle of one"
 
-    def count(self) -> dict[Choice, Count]:
+    def count(self) -> dict[Candidate, Count]:
         """Count labels of all candidates against the references, place by place; skip tiles that the model refuses."""
-        counts: dict[Choice, Count] = {}
-        refused: set[tuple[Network, Axes]] = set()
+        counts: dict[Candidate, Count] = {}
+        refused: set[tuple[TunedNetwork, Axes]] = set()
         for number, place in enumerate(self._places, 1):
-            self._tell(f"labels on box {number} of {len(self._places)}, choices: {len(self._choices)}")
+            self._tell(f"labels on box {number} of {len(self._places)}, choices: {len(self._candidates)}")
             true = None if self._truth is None else self._truth.on(place, self.first.spec, self._overrides)
             benches = {n: Bench(n, place, self._overrides, self.calls, true) for n in self._networks}
             for key, own in self._by_tile():
@@ -271,18 +271,18 @@ class _Work:
                     refused.add(key)
                     self.notes.append(f"{key[0].name} does not take tile {_by(key[0].seen(key[1]))}: {error}")
                     continue
-                for choice in own:
-                    count = benches[choice.network].compare(model, choice, benches[self.first].reference, self._wanted)
-                    counts[choice] = counts.get(choice, Count()) + count
+                for candidate in own:
+                    count = benches[candidate.network].compare(model, candidate, benches[self.first].reference, self._wanted)
+                    counts[candidate] = counts.get(candidate, Count()) + count
         return counts
 
-    def _by_tile(self) -> Iterator[tuple[tuple[Network, Axes], list[Choice]]]:
+    def _by_tile(self) -> Iterator[tuple[tuple[TunedNetwork, Axes], list[Candidate]]]:
         """Group candidates by the loaded model that they share."""
-        keys = dict.fromkeys((c.network, c.tiling.tile) for c in self._choices)
+        keys = dict.fromkeys((c.network, c.tiling.tile) for c in self._candidates)
         for key in keys:
-            yield key, [c for c in self._choices if (c.network, c.tiling.tile) == key]
+            yield key, [c for c in self._candidates if (c.network, c.tiling.tile) == key]
 
-    def time(self, counts: dict[Choice, Count]) -> dict[Setting, Speed]:
+    def time(self, counts: dict[Candidate, Count]) -> dict[Setting, Speed]:
         """Seconds per tile for every file, tile and batch, in rounds until the budget is spent; at least one round."""
         keys = dict.fromkeys((c.network, c.tiling.tile) for c in counts)
         settings = [(n, tile, batch) for n, tile in keys for batch in self._batches(n, tile)]
@@ -299,7 +299,7 @@ class _Work:
         first = next(iter(seconds.values()))
         return {setting: speed(found, first) for setting, found in seconds.items()}
 
-    def _tiles(self, network: Network, tile: Axes) -> list[Pixels]:
+    def _tiles(self, network: TunedNetwork, tile: Axes) -> list[Pixels]:
         held, scaling = self._places[0].hold(network.spec, self._overrides)
         return tiles_of(held, scaling, network.with_tiling(_with_tile(network, tile)))
 
@@ -314,7 +314,7 @@ class _Work:
         return 1e6 * sum(len(Cover(shape, tiling)) for shape in self._shapes) / sum(map(math.prod, self._shapes))
 
 
-def _with_tile(network: Network, tile: Axes) -> Tiling:
+def _with_tile(network: TunedNetwork, tile: Axes) -> Tiling:
     own = network.spec.tiling
     shares = zip(tile, own.tile, own.overlap, own.align, strict=True)
     return replace(own, tile=tile, overlap=tuple(t * o // whole // a * a for t, whole, o, a in shares))
@@ -322,7 +322,7 @@ def _with_tile(network: Network, tile: Axes) -> Tiling:
 
 def _hopeful(settings: Sequence[Setting], seconds: dict[Setting, list[float]]) -> list[Setting]:
     """Drop batches that the first round has shown to be slow, except for the first setting, the basis of comparison."""
-    fastest: dict[tuple[Network, Axes], float] = {}
+    fastest: dict[tuple[TunedNetwork, Axes], float] = {}
     for setting in settings:
         fastest[setting[:2]] = min(seconds[setting][0], fastest.get(setting[:2], math.inf))
     return [s for s in settings if s is settings[0] or seconds[s][0] <= HOPELESS * fastest[s[:2]]]

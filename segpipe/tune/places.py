@@ -22,7 +22,7 @@ from segpipe.network.scaling import Scaling, of_input, unscaled
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
 from segpipe.pipeline.findings import warn_of_findings
-from segpipe.pipeline.opening import Sheet, on_network_grid, open_sheet
+from segpipe.pipeline.opening import CaseInfo, on_network_grid, open_checked
 from segpipe.tune.settings import NOISE
 
 Axes = tuple[int, ...]
@@ -44,7 +44,7 @@ class Held:
     notes: tuple[str, ...] = ()
     separable = True
     scene: Scene = MappingProxyType({})
-    origin = None
+    template = None
     block = unpacked = 0
 
     def __init__(self, pixels: Pixels, invalid: Invalid | None, outside: Invalid | None = None) -> None:
@@ -94,7 +94,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Place:
+class TunePlace:
     """A box of a case, or of noise if it has no case."""
 
     window: Window
@@ -109,27 +109,27 @@ class Place:
         """Read the box as a run does for a model, resampled if needed; return it with its scaling."""
         if self.case is None:
             return _noise(self.window.shape, spec, self.seed)
-        with opened_sheet(self.case, spec, overrides) as (source, sheet):
-            scaling = of_input(scaling_of(source, spec.contract, sheet.box), spec.contract)
-            return self.read(source, sheet, spec, scaling), scaling
+        with opened_checked(self.case, spec, overrides) as (source, info):
+            scaling = of_input(scaling_of(source, spec.contract, info.box), spec.contract)
+            return self.read(source, info, spec, scaling), scaling
 
-    def read(self, source: Source, sheet: Sheet, spec: ModelSpec, scaling: Scaling | None = None) -> Held:
+    def read(self, source: Source, info: CaseInfo, spec: ModelSpec, scaling: Scaling | None = None) -> Held:
         """Read the pixels of the box, given on the network's grid of the opened case."""
-        seen = on_network_grid(source, sheet, spec, scaling)
+        seen = on_network_grid(source, info, spec, scaling)
         if self.plane is None:
-            return Held(*seen.read(self.window), _outside(sheet, self.window))
+            return Held(*seen.read(self.window), _outside(info, self.window))
         pixels, invalid = seen.read(Window((self.plane, *self.window.start), (self.plane + 1, *self.window.stop)))
         return Held(pixels[:, 0], None if invalid is None else invalid[0])
 
 
-def _outside(sheet: Sheet, window: Window) -> Invalid | None:
+def _outside(info: CaseInfo, window: Window) -> Invalid | None:
     """Mask of the pixels of the network's grid that lie outside the area of interest; None if all lie inside."""
-    if sheet.scope is None:
+    if info.scope is None:
         return None
-    if sheet.regridding is None:
-        return sheet.scope.excluded(window)
-    excluded = sheet.scope.excluded(sheet.regridding.needed(window))
-    return None if excluded is None else ~sheet.regridding.seen(excluded, window)
+    if info.regridding is None:
+        return info.scope.excluded(window)
+    excluded = info.scope.excluded(info.regridding.needed(window))
+    return None if excluded is None else ~info.regridding.seen(excluded, window)
 
 
 def _noise(shape: Axes, spec: ModelSpec, seed: int) -> tuple[Held, Scaling]:
@@ -150,21 +150,21 @@ def survey(cases: Sequence[Case], spec: ModelSpec, overrides: Overrides) -> list
     """
     shapes = []
     for case in cases[:: max(1, len(cases) // SURVEYED)][:SURVEYED]:
-        with suppress(OutsideError), opened_sheet(case, spec, overrides) as (source, sheet):
+        with suppress(OutsideError), opened_checked(case, spec, overrides) as (source, info):
             warn_of_findings(case, source, spec.contract)
-            shapes.append(sheet.cover.shape[-len(spec.tiling.tile) :])
+            shapes.append(info.cover.shape[-len(spec.tiling.tile) :])
     return shapes
 
 
 @contextmanager
-def opened_sheet(case: Case, spec: ModelSpec, overrides: Overrides) -> Iterator[tuple[Source, Sheet]]:
+def opened_checked(case: Case, spec: ModelSpec, overrides: Overrides) -> Iterator[tuple[Source, CaseInfo]]:
     """Open a case for a while."""
-    source, sheet = open_sheet(case, spec, overrides)
+    source, info = open_checked(case, spec, overrides)
     with closing(source):
-        yield source, sheet
+        yield source, info
 
 
-def find_places(cases: Sequence[Case], side: Axes, count: int, spec: ModelSpec, overrides: Overrides) -> list[Place]:
+def find_places(cases: Sequence[Case], side: Axes, count: int, spec: ModelSpec, overrides: Overrides) -> list[TunePlace]:
     """Up to ``count`` boxes of ``side`` with mostly valid pixels, from as many cases as possible; noise without cases.
 
     Raises:
@@ -172,8 +172,8 @@ def find_places(cases: Sequence[Case], side: Axes, count: int, spec: ModelSpec, 
     """
     if not cases:
         window = Window.whole(side)
-        return [Place(window, (False,) * len(side), seed=seed) for seed in range(count)]
-    looked: list[tuple[float, Place]] = []
+        return [TunePlace(window, (False,) * len(side), seed=seed) for seed in range(count)]
+    looked: list[tuple[float, TunePlace]] = []
     with environment():
         some = cases if overrides.aoi is not None else cases[:: max(1, len(cases) // count)]  # most may lie outside
         for look in _looks(some, side, spec, overrides):
@@ -190,27 +190,27 @@ def find_places(cases: Sequence[Case], side: Axes, count: int, spec: ModelSpec, 
     return [place for _, place in best[:count]]
 
 
-def _looks(cases: Sequence[Case], side: Axes, spec: ModelSpec, overrides: Overrides) -> Iterator[tuple[float, Place]]:
+def _looks(cases: Sequence[Case], side: Axes, spec: ModelSpec, overrides: Overrides) -> Iterator[tuple[float, TunePlace]]:
     """Yield candidate boxes, each once, with their share of valid pixels: the middle of every case, then elsewhere."""
-    seen: set[Place] = set()
+    seen: set[TunePlace] = set()
     for shares, case in product(product(LOOKS, repeat=len(side)), cases):
-        with suppress(OutsideError), opened_sheet(case, spec, overrides) as (source, sheet):
-            place = _place(case, sheet, side, shares)
+        with suppress(OutsideError), opened_checked(case, spec, overrides) as (source, info):
+            place = _place(case, info, side, shares)
             if place not in seen:
                 seen.add(place)
-                yield float(place.read(source, sheet, spec).valid.mean()), place
+                yield float(place.read(source, info, spec).valid.mean()), place
 
 
-def _place(case: Case, sheet: Sheet, side: Axes, shares: Sequence[float]) -> Place:
-    shape = sheet.cover.shape
+def _place(case: Case, info: CaseInfo, side: Axes, shares: Sequence[float]) -> TunePlace:
+    shape = info.cover.shape
     planes, shape = shape[: -len(side)], shape[-len(side) :]
     size = tuple(map(min, side, shape))
-    within = [(0, n) for n in shape] if sheet.scope is None else _bounds(sheet, sheet.scope)
+    within = [(0, n) for n in shape] if info.scope is None else _bounds(info, info.scope)
     axes = zip(shape, size, within, shares, strict=True)
     start = tuple(min(max(0, int(_start(low, high, s, share))), n - s) for n, s, (low, high), share in axes)
     window = Window(start, tuple(a + n for a, n in zip(start, size, strict=True)))
     plane = int((planes[0] - 1) * shares[0]) if planes else None
-    return Place(window, tuple(n == s for n, s in zip(shape, size, strict=True)), case, plane=plane)
+    return TunePlace(window, tuple(n == s for n, s in zip(shape, size, strict=True)), case, plane=plane)
 
 
 def _start(low: float, high: float, size: int, share: float) -> float:
@@ -218,14 +218,14 @@ def _start(low: float, high: float, size: int, share: float) -> float:
     return low + (high - low - size) * (share if high - low > size else 0.5)
 
 
-def _bounds(sheet: Sheet, scope: Scope) -> list[tuple[float, float]]:
+def _bounds(info: CaseInfo, scope: Scope) -> list[tuple[float, float]]:
     """Bounds of the area of interest on the network's grid, per axis."""
-    ratios = [seen / own for seen, own in zip(sheet.cover.shape, sheet.grid.shape, strict=True)]
+    ratios = [seen / own for seen, own in zip(info.cover.shape, info.grid.shape, strict=True)]
     bounds = scope.bounds
     return [(a * ratio, b * ratio) for a, b, ratio in zip(bounds.start, bounds.stop, ratios, strict=True)]
 
 
-def named(places: Sequence[Place]) -> str:
+def named(places: Sequence[TunePlace]) -> str:
     """Names of the cases on which labels were compared."""
     names = dict.fromkeys(NOISE if place.case is None else place.case.name for place in places)
     return ", ".join(names)

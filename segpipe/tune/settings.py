@@ -89,7 +89,7 @@ class TuneSettings:
 
     @property
     def flags(self) -> list[str]:
-        """Flags of ``segpipe run`` that do not depend on the choice."""
+        """Flags of ``segpipe run`` that do not depend on the candidate."""
         named = {"--contract": self.contract, "--bands": self.bands, "--nodata": self.nodata, "--crs": self.crs}
         named |= {"--bands-from": self.bands_from, "--band-resampling": self.band_resampling}
         named |= {"--validity": self.validity, "--aoi": self.aoi, "--aoi-layer": self.aoi_layer}

@@ -11,7 +11,7 @@ from rich.table import Table
 from segpipe.messages.console import console, echo
 from segpipe.messages.printable import printable, printable_json
 from segpipe.messages.url_secrets import cleaned
-from segpipe.tune.choices import Axes, Network
+from segpipe.tune.candidates import Axes, TunedNetwork
 from segpipe.tune.measure import Tuned
 from segpipe.tune.table import Row
 
@@ -61,14 +61,14 @@ def as_json(tuned: Tuned) -> str:
 
 
 def _values(row: Row) -> dict[str, Any]:
-    tiling = row.choice.tiling
+    tiling = row.candidate.tiling
     keys = ("batch", "tiles_per_megapixel", "seconds_per_megapixel", "seam_error", "equal", "mean_iou", "times_as_fast")
     marks = ("front", "best")
-    where = {**_engine(row.choice.network), "tile": tiling.input, "overlap": tiling.overlap}
-    return {**where, **{key: getattr(row, key) for key in (*keys, *marks)}, "own": row.choice.is_own}
+    where = {**_engine(row.candidate.network), "tile": tiling.input, "overlap": tiling.overlap}
+    return {**where, **{key: getattr(row, key) for key in (*keys, *marks)}, "own": row.candidate.is_own}
 
 
-def _engine(network: Network) -> dict[str, Any]:
+def _engine(network: TunedNetwork) -> dict[str, Any]:
     spec = network.spec
     precision = None if spec.engine is None else spec.engine.precision
     return {"model": str(spec.path), "device": spec.device, "precision": precision}
@@ -76,10 +76,10 @@ def _engine(network: Network) -> dict[str, Any]:
 
 def command(tuned: Tuned, row: Row) -> str:
     """Command of the run that a row stands for."""
-    tiling = row.choice.tiling
+    tiling = row.candidate.tiling
     sizes = {"--tile": _flag(tiling.input), "--overlap": _flag(tiling.overlap), "--batch": str(row.batch)}
     chosen = [part for flag, value in sizes.items() for part in (flag, value)]
-    return shlex.join(["segpipe", "run", *row.choice.network.flags, *chosen, *tuned.flags])
+    return shlex.join(["segpipe", "run", *row.candidate.network.flags, *chosen, *tuned.flags])
 
 
 def _about(tuned: Tuned) -> list[str]:
@@ -95,12 +95,12 @@ def _about(tuned: Tuned) -> list[str]:
 
 
 def _cells(row: Row) -> list[str]:
-    tiling = row.choice.tiling
-    marks = ("*" if row.front else " ") + (">" if row.best else " ") + ("=" if row.choice.is_own else " ")
+    tiling = row.candidate.tiling
+    marks = ("*" if row.front else " ") + (">" if row.best else " ") + ("=" if row.candidate.is_own else " ")
     sizes = [_flag(tiling.input), _flag(tiling.overlap), str(row.batch)]
     cost = [f"{row.tiles_per_megapixel:.2f}", f"{row.seconds_per_megapixel:.3f}", f"{row.times_as_fast:.2f}"]
     truth = "" if row.mean_iou is None else f"{row.mean_iou:.4f}"
-    return [marks, row.choice.network.name, *sizes, *cost, f"{row.equal:.3%}", f"{row.seam_error:.3%}", truth]
+    return [marks, row.candidate.network.name, *sizes, *cost, f"{row.equal:.3%}", f"{row.seam_error:.3%}", truth]
 
 
 def _speed_cells(tuned: Tuned) -> list[list[str]]:

@@ -18,7 +18,7 @@ from segpipe.pipeline.blend import blend
 from segpipe.pipeline.decide import decide
 from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.infer import Model, infer, load
-from segpipe.pipeline.opening import Sheet
+from segpipe.pipeline.opening import CaseInfo
 from segpipe.pipeline.tiles import Patch, Tile, batches, read_tile
 from segpipe.tune.labels import HELD
 from segpipe.tune.places import Held
@@ -75,13 +75,13 @@ def _pass(model: Model, tiles: Sequence[Pixels], count: int, calls: int) -> None
     tiling = model.spec.tiling
     shape = (*tiling.tile[:-1], tiling.tile[-1] + (count - 1) * tiling.step[-1])
     cover = Cover(shape, tiling)
-    sheet = Sheet(grid=BareGrid(shape), files=[], notes=(), cover=cover, opened=0.0, part=cover.whole)
+    info = CaseInfo(grid=BareGrid(shape), files=[], notes=(), cover=cover, opened=0.0, part=cover.whole)
     decision = Decision(model.spec.contract, model.spec.blend_on, model.arrays)
-    with closing(infer(model, batches(_cycled(sheet, tiles), model.spec.batch), calls)) as scored:
+    with closing(infer(model, batches(_cycled(info, tiles), model.spec.batch), calls)) as scored:
         for _ in decide(blend(scored, model.arrays), decision, confidence=False):
             pass
 
 
-def _cycled(sheet: Sheet, tiles: Sequence[Pixels]) -> Iterator[Tile]:
-    for index, pixels in zip(sheet.cover, cycle(tiles), strict=False):
-        yield Tile(HELD, sheet, index, Patch(pixels))
+def _cycled(info: CaseInfo, tiles: Sequence[Pixels]) -> Iterator[Tile]:
+    for index, pixels in zip(info.cover, cycle(tiles), strict=False):
+        yield Tile(HELD, info, index, Patch(pixels))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from segpipe.geometry.windows import Tiling
-from segpipe.tune.choices import Axes, Choice, Network
+from segpipe.tune.candidates import Axes, Candidate, TunedNetwork
 from segpipe.tune.labels import Count
 from segpipe.tune.speed import Speed
 
@@ -16,7 +16,7 @@ NOISE_OF_SPEED = 0.03
 class Row:
     """A candidate with its fastest batch."""
 
-    choice: Choice
+    candidate: Candidate
     batch: int
     tiles_per_megapixel: float
     seconds_per_megapixel: float
@@ -35,8 +35,8 @@ class Row:
 
 
 def make_rows(
-    counts: Mapping[Choice, Count],
-    speeds: Mapping[tuple[Network, Axes, int], Speed],
+    counts: Mapping[Candidate, Count],
+    speeds: Mapping[tuple[TunedNetwork, Axes, int], Speed],
     tiles_per_megapixel: Callable[[Tiling], float],
     is_good: Callable[[Row, Row], bool],
 ) -> list[Row]:
@@ -48,7 +48,7 @@ def make_rows(
         tiles_per_megapixel: what a tiling costs.
         is_good: whether a row, compared with the first one, may be recommended.
     """
-    rows = [_row(choice, count, speeds, tiles_per_megapixel(choice.tiling)) for choice, count in counts.items()]
+    rows = [_row(candidate, count, speeds, tiles_per_megapixel(candidate.tiling)) for candidate, count in counts.items()]
     own = rows[0].seconds_per_megapixel
     rows = [replace(row, times_as_fast=own / row.seconds_per_megapixel) for row in rows]
     best = _best([row for row in rows if is_good(row, rows[0])])
@@ -56,11 +56,11 @@ def make_rows(
     return sorted(rows, key=lambda row: (row.seconds_per_megapixel, -row.equal))
 
 
-def _row(choice: Choice, count: Count, speeds: Mapping[tuple[Network, Axes, int], Speed], tiles: float) -> Row:
-    key = choice.network, choice.tiling.tile
+def _row(candidate: Candidate, count: Count, speeds: Mapping[tuple[TunedNetwork, Axes, int], Speed], tiles: float) -> Row:
+    key = candidate.network, candidate.tiling.tile
     batch = _batch({b: speed for (network, tile, b), speed in speeds.items() if (network, tile) == key})
     return Row(
-        choice=choice,
+        candidate=candidate,
         batch=batch,
         tiles_per_megapixel=tiles,
         seconds_per_megapixel=tiles * speeds[(*key, batch)].seconds,
@@ -102,4 +102,6 @@ def _best(good: list[Row]) -> Row | None:
     if not good:
         return None
     limit = min(row.seconds_per_megapixel for row in good) * (1 + NOISE_OF_SPEED)
-    return max((row for row in good if row.seconds_per_megapixel <= limit), key=lambda row: (row.equal, row.choice.is_own))
+    return max(
+        (row for row in good if row.seconds_per_megapixel <= limit), key=lambda row: (row.equal, row.candidate.is_own)
+    )

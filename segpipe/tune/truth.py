@@ -1,4 +1,4 @@
-"""True labels of the boxes on which tune compares choices."""
+"""True labels of the boxes on which tune compares candidates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from segpipe.formats.case import Case
 from segpipe.geometry.windows import Window
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
-from segpipe.tune.places import Place, opened_sheet
+from segpipe.tune.places import TunePlace, opened_checked
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Truth:
     def has(self, case: Case) -> bool:
         return case.name in self.paths
 
-    def on(self, place: Place, spec: ModelSpec, overrides: Overrides) -> "TrueLabels":
+    def on(self, place: TunePlace, spec: ModelSpec, overrides: Overrides) -> "TrueLabels":
         """True labels of a box.
 
         Raises:
@@ -38,13 +38,13 @@ class Truth:
             SourceError: the reference cannot be read.
         """
         assert place.case is not None
-        with opened_sheet(place.case, spec, overrides) as (source, sheet):
-            if sheet.resampled:
+        with opened_checked(place.case, spec, overrides) as (source, info):
+            if info.resampled:
                 raise InputError(f"--reference needs cases of the model's pixel size, and {place.case.path} is resampled")
             window = place.window
             if place.plane is not None:
                 window = Window((place.plane, *window.start), (place.plane + 1, *window.stop))
-            window = window if sheet.box is None else window.moved(sheet.box.start)
+            window = window if info.box is None else window.moved(info.box.start)
             with open_reference(self.paths[place.case.name], source.grid) as reference:
                 labels, valid = reference.read(window)
         shape = place.window.shape

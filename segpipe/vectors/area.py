@@ -28,7 +28,7 @@ class Area:
 
 
 @dataclass(frozen=True, eq=False)
-class Polygons:
+class AreaPolygons:
     """The polygons of an area."""
 
     shapes: Shapes
@@ -48,7 +48,7 @@ class Polygons:
         return zlib.compress(len(text).to_bytes(4) + text + shapely.to_wkb(shapely.GeometryCollection(list(self.shapes))))
 
     @classmethod
-    def unpacked(cls, data: bytes) -> "Polygons":
+    def unpacked(cls, data: bytes) -> "AreaPolygons":
         import shapely
 
         data = zlib.decompress(data)
@@ -56,7 +56,7 @@ class Polygons:
         return cls(np.asarray(shapely.get_parts(shapely.from_wkb(data[end:]))), CRS.from_wkt(data[4:end].decode()))
 
 
-_known: dict[str, Polygons] = {}
+_known: dict[str, AreaPolygons] = {}
 """Polygons of the last areas of this process, by digest."""
 
 KEPT = 8
@@ -76,7 +76,7 @@ def read_area(selection: Selection) -> tuple[Area, list[str]]:
 
     shapes = read.shapes[~shapely.is_empty(read.shapes)]
     area = Area(str(selection.path), digest_of(shapes, read.crs))
-    remember(area, Polygons(shapes, read.crs))
+    remember(area, AreaPolygons(shapes, read.crs))
     return area, list(_warnings(read.problems))
 
 
@@ -88,7 +88,7 @@ def _warnings(problems: list[list[str]]) -> Iterator[str]:
         yield f"{len(own):,} of {len(problems):,} polygons: {own[0][0]}, first in polygon {own[0][1]}"
 
 
-def remember(area: Area, polygons: Polygons) -> None:
+def remember(area: Area, polygons: AreaPolygons) -> None:
     """Make an area known to this process; a few are kept."""
     _known.pop(area.digest, None)
     _known[area.digest] = polygons
@@ -96,7 +96,7 @@ def remember(area: Area, polygons: Polygons) -> None:
         _known.pop(digest, None)  # another thread may do the same
 
 
-def polygons_of(area: Area) -> Polygons:
+def polygons_of(area: Area) -> AreaPolygons:
     """The polygons of an area.
 
     Raises:

@@ -15,7 +15,7 @@ from pyproj.enums import TransformDirection
 from segpipe.geometry.extents import SAMPLES
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.lookup import PixelsOf, turn_of
-from segpipe.geometry.reference import EARTH_RADIUS, Reference
+from segpipe.geometry.reference import EARTH_RADIUS, CrsFacts
 from segpipe.vectors.surfaces import SURFACES, Shapes, surfaces
 
 MARGIN = 0.02
@@ -28,7 +28,7 @@ Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Placed:
+class PlacedPolygons:
     """Polygons in the pixels of a grid: x is the column, y the number of rows above the bottom edge, both from 0."""
 
     index: NDArray[np.intp]
@@ -40,11 +40,11 @@ class Placed:
     """Zones that the projection of the grid cannot represent."""
 
 
-def place(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) -> Placed:
+def place(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) -> PlacedPolygons:
     """The polygons in ``crs`` that may touch a grid, in its pixels."""
     import shapely
 
-    own = Reference(crs, crs.name)
+    own = CrsFacts(crs, crs.name)
     between = None if own.crs.equals(ground.reference.crs) else _between(own, ground.reference)
     pieces = list(_near(shapes, _footprint(ground, shape, own, between), turn_of(own)))
     index = np.concatenate([np.zeros(0, np.intp), *(which for which, _ in pieces)])
@@ -57,17 +57,17 @@ def place(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) -> P
     fit = np.ones(len(near), np.bool_)
     fit[owner[~np.isfinite(moved).all(axis=1)]] = False  # GEOS takes no ring with such a vertex
     placed = np.asarray(shapely.set_coordinates(near[fit], moved[fit[owner]]))
-    return Placed(index[fit], placed, share[fit], np.unique(index[~fit]))
+    return PlacedPolygons(index[fit], placed, share[fit], np.unique(index[~fit]))
 
 
 def touches(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) -> bool:
     """Whether any polygon may lie on a grid."""
-    own = Reference(crs, crs.name)
+    own = CrsFacts(crs, crs.name)
     between = None if own.crs.equals(ground.reference.crs) else _between(own, ground.reference)
     return any(len(index) for index, _ in _near(shapes, _footprint(ground, shape, own, between), turn_of(own)))
 
 
-def _between(zones: Reference, grid: Reference) -> Transformer:
+def _between(zones: CrsFacts, grid: CrsFacts) -> Transformer:
     return Transformer.from_crs(zones.crs, grid.crs, always_xy=True)
 
 
@@ -86,7 +86,7 @@ class _Bounds:
     north: float
 
 
-def _footprint(ground: Ground, shape: tuple[int, ...], own: Reference, between: Transformer | None) -> _Bounds | None:
+def _footprint(ground: Ground, shape: tuple[int, ...], own: CrsFacts, between: Transformer | None) -> _Bounds | None:
     """Extent of a grid in another CRS; None if no point of it exists there."""
     axes = [np.linspace(0, size, SAMPLES) for size in shape]
     x, y = (values.ravel() for values in ground.coordinates(*np.meshgrid(*axes, indexing="ij")))
@@ -101,7 +101,7 @@ def _footprint(ground: Ground, shape: tuple[int, ...], own: Reference, between: 
     return _with_margin(x, y, turn, _poles(ground, shape, own, between))
 
 
-def _poles(ground: Ground, shape: tuple[int, ...], own: Reference, between: Transformer | None) -> list[float]:
+def _poles(ground: Ground, shape: tuple[int, ...], own: CrsFacts, between: Transformer | None) -> list[float]:
     """Latitudes of the poles that lie on a grid, in the unit of the zones."""
     if between is None or not own.is_plain:
         return []

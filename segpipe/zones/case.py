@@ -12,11 +12,11 @@ from segpipe.geometry.cells import Cells
 from segpipe.geometry.raster_grid import ground_of
 from segpipe.overlap.finished import Classes, are_independent
 from segpipe.overlap.shared import Shared
-from segpipe.vectors.placing import Placed, place
+from segpipe.vectors.placing import PlacedPolygons, place
 from segpipe.zones.polygons import Zones
 
 if TYPE_CHECKING:
-    from segpipe.zones.sums import Layer
+    from segpipe.zones.sums import MeasuredMask
 
 Float = NDArray[np.float64]
 
@@ -74,7 +74,7 @@ def measured(
         ForeignLabelError: it holds a label that is not a class.
         OutputError: it cannot be read.
     """
-    from segpipe.zones.sums import Layer
+    from segpipe.zones.sums import MeasuredMask
 
     ground, shape = ground_of(mask.grid), mask.grid.shape
     placed = place(zones.shapes, zones.crs, ground, shape)
@@ -82,10 +82,10 @@ def measured(
     ids = [0, 1] if are_independent(mask, classes) else [number for number, _ in classes]
     cells = Cells.of(ground, shape, mask.bands * (len(ids) + 1))
     labels = ids if nodata is None else [*ids, nodata]
-    return _summed(placed, Layer(mask, cells, labels, nodata, elsewhere), classes)
+    return _summed(placed, MeasuredMask(mask, cells, labels, nodata, elsewhere), classes)
 
 
-def _summed(placed: Placed, layer: "Layer", classes: Classes) -> CaseZones:
+def _summed(placed: PlacedPolygons, layer: "MeasuredMask", classes: Classes) -> CaseZones:
     import shapely
 
     from segpipe.zones.sums import measure

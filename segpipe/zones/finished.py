@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import OutputError
-from segpipe.overlap.finished import Around, FinishedCase, opened, shared_with
+from segpipe.overlap.finished import CaseNeighbours, FinishedCase, opened, shared_with
 from segpipe.storage import Store
 from segpipe.zones.case import CaseZones, measured
 from segpipe.zones.polygons import Zones
@@ -26,7 +26,7 @@ FORM = 4
 NAMES = tuple(field.name for field in fields(CaseZones))
 
 
-def zones_of_case(output: Store, case: FinishedCase, zones: Zones, around: Around) -> CaseZones:
+def zones_of_case(output: Store, case: FinishedCase, zones: Zones, around: CaseNeighbours) -> CaseZones:
     """Sizes in the zones over a finished case: read from an earlier run, or measured.
 
     Raises:
@@ -42,7 +42,7 @@ def zones_of_case(output: Store, case: FinishedCase, zones: Zones, around: Aroun
     return found
 
 
-def _measured(output: Store, case: FinishedCase, zones: Zones, around: Around) -> CaseZones:
+def _measured(output: Store, case: FinishedCase, zones: Zones, around: CaseNeighbours) -> CaseZones:
     from segpipe.zones.sums import ForeignLabelError
 
     with ExitStack() as stack:

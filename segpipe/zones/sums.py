@@ -25,7 +25,7 @@ Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class MeasuredMask:
     """A mask, the areas of its pixels, and its labels."""
 
     mask: OpenMask
@@ -51,7 +51,7 @@ class ForeignLabelError(Exception):
     """A mask holds a label that is not one of its classes."""
 
 
-def measure(shapes: Shapes, layer: Layer, band: int = 0) -> Amounts:
+def measure(shapes: Shapes, layer: MeasuredMask, band: int = 0) -> Amounts:
     """Sum coverage, and coverage times area, of each label in each polygon.
 
     Args:
@@ -116,7 +116,7 @@ class _Pixels:
     """Rows of the mask."""
 
     @classmethod
-    def read(cls, layer: Layer, positions: NDArray[np.int32], band: int, boxes: Boxes) -> "_Pixels":
+    def read(cls, layer: MeasuredMask, positions: NDArray[np.int32], band: int, boxes: Boxes) -> "_Pixels":
         """The pixels of the smallest window with all boxes."""
         start, stop = (int(boxes.top.min()), int(boxes.left.min())), (int(boxes.bottom.max()), int(boxes.right.max()))
         found = _widened(_found(layer, positions, Window(start, stop), band))
@@ -137,7 +137,7 @@ def _widened(values: NDArray[Any]) -> NDArray[Any]:
     return wide
 
 
-def _found(layer: Layer, positions: NDArray[np.int32], window: Window, band: int) -> NDArray[np.int32]:
+def _found(layer: MeasuredMask, positions: NDArray[np.int32], window: Window, band: int) -> NDArray[np.int32]:
     """The position of each pixel's label."""
     labels = layer.mask.read(window, band)
     known = np.minimum(labels, len(positions) - 1) if labels.itemsize > 2 else labels

@@ -19,7 +19,7 @@ from rasterio.features import rasterize
 from segpipe.errors import InputError
 from segpipe.formats.cases import find_cases
 from segpipe.geometry.windows import Cover, Tiling
-from segpipe.tune.choices import open_networks
+from segpipe.tune.candidates import open_networks
 from segpipe.tune.measure import tune
 from segpipe.tune.places import find_places
 from segpipe.tune.settings import TuneSettings

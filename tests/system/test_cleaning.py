@@ -22,7 +22,7 @@ from test_sieve import brute
 from segpipe.cleaning import stage
 from segpipe.cleaning.majority import majority
 from segpipe.cleaning.plane_file import PlaneFile
-from segpipe.cleaning.rule import Cleaning, Weights
+from segpipe.cleaning.rule import Cleaning, ElementSizes
 from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.quantity import Quantity
 from segpipe.geometry.windows import Window
@@ -242,7 +242,7 @@ def test_a_quantity_is_one_text_whatever_its_unit() -> None:
     assert str(Quantity.parse("1.5 ml")) == "1500mm3"
     assert Cleaning.of(None, None) is None
     assert Cleaning.of(5, "2km2").as_json() == {"majority": 5, "sieve": "2000000m2"}  # type: ignore[union-attr]
-    assert Weights.of_grid(Quantity(12, "px"), BareGrid((3, 4)), "a").least == 12
+    assert ElementSizes.of_grid(Quantity(12, "px"), BareGrid((3, 4)), "a").least == 12
 
 
 def test_planes_are_read_as_they_were_written(tmp_path: Path) -> None:

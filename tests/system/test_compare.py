@@ -19,7 +19,7 @@ from rasterio.warp import reproject
 
 from segpipe.accuracy import show_changes
 from segpipe.accuracy.change import codes
-from segpipe.accuracy.compare import Task, compare
+from segpipe.accuracy.compare import CompareTask, compare
 from segpipe.accuracy.pairing import pairing
 from segpipe.errors import InputError, SettingsError
 
@@ -230,7 +230,7 @@ def test_runs_without_a_common_case_are_refused(both: Path, tmp_path: Path) -> N
     record["done"] = ["b"]
     (both / "out" / "run.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="both runs must have cases of the same names, and one has b, the other a"):
-        compare(Task(str(both / "out"), str(both / "b")))
+        compare(CompareTask(str(both / "out"), str(both / "b")))
 
 
 def test_a_table_for_people(both: Path) -> None:

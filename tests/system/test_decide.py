@@ -22,14 +22,14 @@ from segpipe.pipeline.blend import FinishedBox
 from segpipe.pipeline.decide import Decided, gathered
 from segpipe.settings import load_settings
 
-SHEET = cast("Any", SimpleNamespace())
+INFO = cast("Any", SimpleNamespace())
 
 
 def boxes_of(cover, labels, likely, inferred):
     for number, index in enumerate(cover):
         window = cover.finished(index)
         box = (slice(None), *(slice(a, b) for a, b in zip(window.start, window.stop, strict=True)))
-        yield Decided(SHEET, window, labels[box], None if likely is None else likely[box], int(inferred[number]))
+        yield Decided(INFO, window, labels[box], None if likely is None else likely[box], int(inferred[number]))
 
 
 @given(
@@ -116,10 +116,10 @@ def test_a_case_whose_scores_are_not_finite_is_left_at_once(device, raster, tmp_
 def test_boxes_under_way_hold_no_scores():
     """On a device they would fill its memory until the labels have come."""
     cover = Cover((8, 8), Tiling((8, 8), (0, 0), (8, 8), "constant"))
-    sheet = cast(Any, SimpleNamespace(cover=cover, weights=Weights.over(cover), abandoned=None))
+    info = cast(Any, SimpleNamespace(cover=cover, weights=Weights.over(cover), abandoned=None))
     sums = np.ones((2, 8, 8), np.float32)
     alive = weakref.ref(sums)
-    box = FinishedBox(sheet, cover.window((0, 0)), sums, None)
+    box = FinishedBox(info, cover.window((0, 0)), sums, None)
     begun = decide._begun(box, decide.Decision(Contract(**contract(1, 2)), "logits"), False)
     del box, sums
     assert alive() is None

@@ -216,7 +216,7 @@ def test_a_look_that_fails_costs_no_forecast(prepared, monkeypatch):
     def unknown(*arguments, **options):
         raise UnicodeDecodeError("utf-8", b"", 0, 1, "what nobody foresaw")
 
-    monkeypatch.setattr(disk, "open_sheet", unknown)
+    monkeypatch.setattr(disk, "open_checked", unknown)
     monkeypatch.setattr(disk.os, "statvfs", lambda folder: (_ for _ in ()).throw(OSError(errno.ESTALE, "stale")))
     plan = replace(prepared.plan, small=(), cuts=(), unseen=tuple(case.case for case in prepared.plan.seen))
     assert "free there: unknown" in forecast(plan, prepared.run)

@@ -172,7 +172,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_called_damaged(parts, tmp_p
     whole = work._write
 
     def broken(case, boxes, make_output, context):
-        def begin(sheet):
+        def begin(info):
             path.write_bytes(path.read_bytes()[:500])
             raise ValueError("cannot reshape array of size 10368")
 

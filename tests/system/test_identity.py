@@ -25,9 +25,9 @@ from segpipe.errors import SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.cases import find_cases
 from segpipe.formats.identity import Beside, _names, identities, owners_of
-from segpipe.formats.raster import origin
+from segpipe.formats.raster import dataset_files
+from segpipe.formats.raster.dataset_files import files_of
 from segpipe.formats.raster.gdal import gdal_options
-from segpipe.formats.raster.origin import files_of
 from segpipe.formats.raster.source import RasterSource
 from segpipe.geometry.windows import Cover
 from segpipe.jobs.launch import carry_out
@@ -517,7 +517,7 @@ def test_labels_beside_pictures_do_not_open_them(suffix, run, tmp_path, monkeypa
     (tmp_path / "in" / "s.xml").write_text("<annotation><folder>in</folder></annotation>")
     with rasterio.open(path) as dataset:
         assert not [name for name in dataset.files if name.endswith((".txt", "s.xml"))]
-    monkeypatch.setattr(origin, "files_now", None)
+    monkeypatch.setattr(dataset_files, "files_now", None)
     assert run("in") == []
     (tmp_path / "in" / "s.xml").write_text(ISD)
     with pytest.raises(TypeError):  # GDAL is asked

@@ -25,9 +25,9 @@ from segpipe.pipeline.infer import infer, load
 from segpipe.pipeline.read import Reading, read
 from segpipe.pipeline.tiles import batches, tiles
 from segpipe.settings import load_settings
-from segpipe.tune.choices import choices, open_networks
+from segpipe.tune.candidates import candidates, open_networks
 from segpipe.tune.labels import extent, reference_tiling, sample
-from segpipe.tune.places import Place
+from segpipe.tune.places import TunePlace
 from segpipe.tune.settings import TuneSettings
 
 MARGIN, ALIGN = 20, 4
@@ -98,7 +98,7 @@ def test_scores_are_those_of_the_whole_image(device, overlap, tmp_path):
     with closing(tiles(read([case], reading), reading)) as windows:
         for box in blended(infer(model, batches(windows, spec.batch), 1), arrays):
             where = tuple(slice(a, b) for a, b in zip(box.window.start, box.window.stop, strict=True))
-            total = box.sheet.weights.total(where)
+            total = box.info.weights.total(where)
             found[(slice(None), *where)] = arrays.fetch(box.sums)()[0] / total
     expected = whole(path, pixels)
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
@@ -328,16 +328,16 @@ def test_tune_takes_tiles_that_fit(tmp_path):
     model = unpadded(tmp_path / "m.onnx", 84)
     settings = TuneSettings(model=model, device="cpu")
     (network,) = open_networks(settings)
-    found = {choice.tiling.input for choice in choices([network], settings)}
+    found = {candidate.tiling.input for candidate in candidates([network], settings)}
     assert found == {(84, 84), (128, 128), (60, 60)}
     assert reference_tiling(network, (100, 43)).input == (140, 84)
     asked = TuneSettings(model=model, device="cpu", tiles=(100,), overlaps=(0,))
-    assert {choice.tiling.input for choice in choices([network], asked)} == {(84, 84), (100, 100)}
+    assert {candidate.tiling.input for candidate in candidates([network], asked)} == {(84, 84), (100, 100)}
 
 
 def test_tune_compares_where_no_pixel_is_mirrored():
     """A margin that is wider than half a tile reaches over the ends of a sample: whole steps more are left out."""
     tiling = Tiling((16,), (0,), (4,), "gaussian", margin=(20,))
     assert extent(tiling, (32,)) == (16 + 2 * 16 + 2 * 16,)
-    found = sample(Place(Window((0,), (80,)), (False,)), tiling, (32,))
+    found = sample(TunePlace(Window((0,), (80,)), (False,)), tiling, (32,))
     assert (found.laid, found.counted) == (Window((0,), (80,)), Window((24,), (56,)))

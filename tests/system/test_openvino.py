@@ -29,7 +29,7 @@ from segpipe.results.device_kind import device_facts, device_kind
 from segpipe.results.parts import cut_key
 from segpipe.results.records import Run
 from segpipe.settings import Settings, load_settings
-from segpipe.tune.choices import open_networks
+from segpipe.tune.candidates import open_networks
 from segpipe.tune.settings import TuneSettings
 
 BF16 = "BF16" in runtime().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -169,7 +169,7 @@ def test_where_no_case_has_a_valid_tile_noise_decides(raster, model, monkeypatch
 
 def test_nothing_is_compared_where_no_label_needs_to_be_equal(scene, model, run_serial, tmp_path, monkeypatch):
     monkeypatch.setattr(agreement, "HostModel", None)
-    monkeypatch.setattr(agreement, "Reference", None)
+    monkeypatch.setattr(agreement, "CpuReference", None)
     out = run_serial(scene, model, output=tmp_path / "out", device="openvino", min_agreement=0.0)
     device = json.loads((out / "a.json").read_text())["device"]
     assert device["openvino"] == engine_version()
@@ -397,7 +397,7 @@ def test_no_telemetry_is_loaded_and_no_file_of_it_is_left(tmp_path):
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    monkeypatch.setattr("segpipe.tune.choices.resolve_device", lambda _: ("cpu", "no GPU"))
+    monkeypatch.setattr("segpipe.tune.candidates.resolve_device", lambda _: ("cpu", "no GPU"))
     monkeypatch.setattr("segpipe.network.device._cuda_missing", lambda: "no GPU")
 
 
@@ -435,14 +435,14 @@ def test_tune_ends_with_the_run_to_start(model, scene, segpipe, no_gpu):
 def test_a_case_that_breaks_the_comparison_costs_only_itself(model, scene, raster, monkeypatch):
     """Whatever a reader lets through: the next case gives the tile, and the job of the first says why it fails."""
     bad = raster("in/0.tif", np.ones((3, 64, 64), np.uint8))
-    opened = agreement.open_sheet
+    opened = agreement.open_checked
 
     def fails(case, *arguments):
         if case.path == str(bad):
             raise OSError("stale file handle")
         return opened(case, *arguments)
 
-    monkeypatch.setattr(agreement, "open_sheet", fails)
+    monkeypatch.setattr(agreement, "open_checked", fails)
     spec = try_out(read_spec(settings(model)))
     found = list(
         agreement._tiles(

@@ -14,7 +14,7 @@ from networks import Network, contract, local
 from scenes import SEGPIPE, TWO_ENDED, begin_and_stop, wait
 
 from segpipe.timing.report import account, write_trace
-from segpipe.timing.spans import Recorder, Taken, Total, begin, end, recording, span, waiting
+from segpipe.timing.spans import ProcessRecord, Recorder, Total, begin, end, recording, span, waiting
 
 SERIAL = ("--executor", "serial")
 
@@ -148,11 +148,11 @@ def test_a_case_that_fails_ends_its_spans(scenes, segpipe, tmp_path):
     assert_nests(events(tmp_path / "out" / "profile.json"))
 
 
-def taken(seconds: float, process: int = 1, **walls: float) -> Taken:
-    return Taken("here", process, seconds, {k: Total(v, v, v) for k, v in walls.items()}, [], 0, 0)
+def taken(seconds: float, process: int = 1, **walls: float) -> ProcessRecord:
+    return ProcessRecord("here", process, seconds, {k: Total(v, v, v) for k, v in walls.items()}, [], 0, 0)
 
 
-def recorder(seconds: float, *others: Taken, **walls: float) -> Recorder:
+def recorder(seconds: float, *others: ProcessRecord, **walls: float) -> Recorder:
     """One that has recorded what is given."""
     made = Recorder()
     made.taken = lambda: taken(seconds, 0, **walls)  # type: ignore[method-assign]
@@ -215,8 +215,8 @@ def test_a_full_trace_says_so_and_totals_count_on(monkeypatch):
 def test_recorders_share_the_room_of_a_trace(monkeypatch, tmp_path):
     monkeypatch.setattr("segpipe.timing.spans.EVENTS", 10)
     own = Recorder()
-    own.absorb(Taken("here", 7, 1.0, {}, [], 8, 0))
-    own.absorb(Taken("here", 8, 1.0, {}, [], 8, 0))
+    own.absorb(ProcessRecord("here", 7, 1.0, {}, [], 8, 0))
+    own.absorb(ProcessRecord("here", 8, 1.0, {}, [], 8, 0))
     found = account(own, workers=2, calls=2, on_cpu=True)
     assert found.dropped == 8
     with (tmp_path / "t.json").open("w") as stream:

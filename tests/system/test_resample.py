@@ -23,7 +23,7 @@ from segpipe.geometry.windows import Cover
 from segpipe.network.read import read_spec
 from segpipe.overrides import Overrides
 from segpipe.pipeline import run as stages
-from segpipe.pipeline.opening import open_sheet
+from segpipe.pipeline.opening import open_checked
 from segpipe.pipeline.spacing import whole_ratio
 from segpipe.settings import load_settings
 from segpipe.tune.places import survey
@@ -36,17 +36,17 @@ def metres(size, top=5_400_000):
     return from_origin(500_000, top, cols, rows)
 
 
-def sheet_of(path, model):
+def info_of(path, model):
     spec = read_spec(load_settings(None, {"input": (str(path),), "model": model, "device": "cpu"}))
     with gdal_options():
         (case,) = find_cases([str(path)])
-        source, sheet = open_sheet(case, spec, Overrides(resample=True))
+        source, info = open_checked(case, spec, Overrides(resample=True))
         source.close()
-    return sheet
+    return info
 
 
 def regridding_of(path, model):
-    return sheet_of(path, model).regridding
+    return info_of(path, model).regridding
 
 
 def seen_by_network(regridding, pixels, valid):
@@ -245,9 +245,9 @@ def test_parts_without_a_pixel_of_the_own_grid_are_done_too(raster, run_serial, 
     network = volume_model(tmp_path / "v.onnx", overlap=[2, 4, 9])
     plane = positional(tmp_path / "p.onnx", 24, overlap=[20, 20], align=4, **SPACED)
     for path, model, name, parts in ((volume, network, "a.nii.gz", 21), (scene_path, plane, "b.tif", 4)):
-        sheet = sheet_of(path, model)
-        boxes = map(sheet.cover.box, cut(sheet.cover, Limits(parts=parts)))
-        assert any(not sheet.regridding.owned(box).size for box in boxes)
+        info = info_of(path, model)
+        boxes = map(info.cover.box, cut(info.cover, Limits(parts=parts)))
+        assert any(not info.regridding.owned(box).size for box in boxes)
         whole = run_serial(path, model, output=tmp_path / "whole", resample=True, confidence=True)
         out = run_serial(path, model, output=tmp_path / "parts", resample=True, confidence=True, parts=parts)
         assert (whole / name).read_bytes() == (out / name).read_bytes()

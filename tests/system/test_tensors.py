@@ -31,7 +31,7 @@ from segpipe.network.arrays import HOST
 from segpipe.network.device import (
     DeviceMemory,
     Options,
-    Terms,
+    SessionTerms,
     _load_tensorrt,
     _refused,
     check_runtime,
@@ -555,7 +555,7 @@ def test_tf32_is_for_gpus(spec, raster, tmp_path):
 
 
 def test_providers_of_a_gpu():
-    terms = Terms("cuda", Options(), {}, stream=77, limit=10**9)
+    terms = SessionTerms("cuda", Options(), {}, stream=77, limit=10**9)
     ((name, options),) = providers(terms)
     assert name == "CUDAExecutionProvider"
     assert options == {

@@ -20,10 +20,10 @@ from segpipe.formats.case import Case
 from segpipe.geometry.windows import Cover, Tiling, Window
 from segpipe.overrides import AS_STORED
 from segpipe.tune import show
-from segpipe.tune.choices import Choice, batches, choices, open_networks
-from segpipe.tune.labels import Count, Sample, extent, reference_tiling, sample
+from segpipe.tune.candidates import Candidate, batches, candidates, open_networks
+from segpipe.tune.labels import Count, LaidTiling, extent, reference_tiling, sample
 from segpipe.tune.measure import tune
-from segpipe.tune.places import Place, find_places
+from segpipe.tune.places import TunePlace, find_places
 from segpipe.tune.settings import TuneSettings
 from segpipe.tune.speed import speed
 from segpipe.tune.table import agrees, loses_at_most, make_rows
@@ -44,7 +44,7 @@ def noise(rows: int, cols: int, seed: int = 0) -> np.ndarray:
 
 
 def errors(found) -> dict[tuple[int, int], float]:
-    return {(r.choice.tiling.tile[0], r.choice.tiling.overlap[0]): r.seam_error for r in found.rows}
+    return {(r.candidate.tiling.tile[0], r.candidate.tiling.overlap[0]): r.seam_error for r in found.rows}
 
 
 def test_no_seam_where_the_overlap_holds_the_receptive_field_and_fewer_the_larger_it_is(tmp_path):
@@ -91,20 +91,20 @@ def test_the_seam_error_is_that_of_a_run_of_these_scenes(nodata, raster, run_ser
 def test_a_sample_counts_whole_steps_from_the_middle_of_the_first_window_to_that_of_the_last():
     tiling = Tiling((32,), (8,), (4,), "gaussian")
     assert tiling.step == (24,)
-    large = Place(Window((0,), (200,)), (False,))
-    assert sample(large, tiling, (48,)) == Sample(Window((60,), (140,)), Window((76,), (124,)))
+    large = TunePlace(Window((0,), (200,)), (False,))
+    assert sample(large, tiling, (48,)) == LaidTiling(Window((60,), (140,)), Window((76,), (124,)))
     assert tuple(Cover((80,), tiling).starts[0]) == (0, 24, 48)
-    assert sample(large, tiling, (1,)) == Sample(Window((72,), (128,)), Window((88,), (112,)))
+    assert sample(large, tiling, (1,)) == LaidTiling(Window((72,), (128,)), Window((88,), (112,)))
     assert extent(tiling, (48,)) == (80,)
-    small = Place(Window((0,), (50,)), (True,))
-    assert sample(small, tiling, (48,)) == Sample(Window((0,), (50,)), Window((0,), (50,)))
+    small = TunePlace(Window((0,), (50,)), (True,))
+    assert sample(small, tiling, (48,)) == LaidTiling(Window((0,), (50,)), Window((0,), (50,)))
 
 
 def test_choices_are_the_contracts_then_those_around_it(tmp_path):
     model = pooling(tmp_path / "m.onnx")
     settings = TuneSettings(model=model, device="cpu")
     (network,) = open_networks(settings)
-    found = [(c.tiling.tile[0], c.tiling.overlap[0]) for c in choices([network], settings)]
+    found = [(c.tiling.tile[0], c.tiling.overlap[0]) for c in candidates([network], settings)]
     assert found == [(t, o) for t, shared in ((64, (16, 8, 4, 0)), (128, (32, 16, 8, 0)), (32, (8, 4, 0))) for o in shared]
     assert batches(network, (64, 64), settings) == (1, 2, 4)
     assert batches(network, (128, 128), settings) == (1,)
@@ -130,7 +130,10 @@ def rows(tmp_path) -> Callable[[float], Any]:
     """Four choices: the contract's; half its cost and 99.5 % equal; as dear as it and less equal; cheapest and 90 %."""
     (network,) = open_networks(TuneSettings(model=local(tmp_path / "m.onnx"), device="cpu"))
     own = network.spec.tiling
-    four = [Choice(network, own), *(Choice(network, Tiling(own.tile, (o, o), own.align, own.blend)) for o in (8, 4, 0))]
+    four = [
+        Candidate(network, own),
+        *(Candidate(network, Tiling(own.tile, (o, o), own.align, own.blend)) for o in (8, 4, 0)),
+    ]
     counts = dict(
         zip(four, (Count(1000, 1, 999), Count(1000, 5, 995), Count(1000, 9, 991), Count(1000, 100, 900)), strict=True)
     )
@@ -141,7 +144,7 @@ def rows(tmp_path) -> Callable[[float], Any]:
 
 
 def test_rows_by_hand(rows):
-    found = {row.choice.tiling.overlap[0]: row for row in rows(0.99)}
+    found = {row.candidate.tiling.overlap[0]: row for row in rows(0.99)}
     assert list(found) == [0, 8, 16, 4]
     assert [row.seconds_per_megapixel for row in found.values()] == [3.0, 6.0, 12.0, 12.0]
     assert [row.times_as_fast for row in found.values()] == [4.0, 2.0, 1.0, 1.0]
@@ -153,7 +156,7 @@ def test_rows_by_hand(rows):
 
 @pytest.mark.parametrize(("least", "overlap"), [(0.5, 0), (0.995, 8), (0.996, 16), (1.0, None)])
 def test_what_is_advised_agrees_well_enough(rows, least, overlap):
-    assert [row.choice.tiling.overlap[0] for row in rows(least) if row.best] == ([] if overlap is None else [overlap])
+    assert [row.candidate.tiling.overlap[0] for row in rows(least) if row.best] == ([] if overlap is None else [overlap])
 
 
 def test_a_machine_that_grows_busy_does_not_change_ratios():
@@ -177,7 +180,7 @@ def test_places_lie_where_pixels_are_valid(raster, tmp_path):
 
 def test_what_the_budget_has_no_room_for_is_left_out_and_said(tmp_path):
     found = tuned(local(tmp_path / "m.onnx"), seconds=1e-6)
-    assert [row.choice.is_own for row in found.rows] == [True]
+    assert [row.candidate.is_own for row in found.rows] == [True]
     assert any(note.startswith("left out, for 1e-06 s: 11 choices") for note in found.notes)
 
 
@@ -207,8 +210,8 @@ def test_another_file_is_compared_with_its_own_whole_image_and_with_the_models(t
     found = tuned(model, also=(other,), min_agreement=0.999)
     for row in found.rows:
         assert row.seam_error == 0
-        assert (row.equal == 1) is (row.choice.network.name == "m.onnx")
-    assert found.best.choice.network.name == "m.onnx"
+        assert (row.equal == 1) is (row.candidate.network.name == "m.onnx")
+    assert found.best.candidate.network.name == "m.onnx"
 
 
 def test_the_example_end_to_end(segpipe, tmp_path):
@@ -228,9 +231,9 @@ def test_json_holds_all_that_is_printed(segpipe, tmp_path):
     done = segpipe("tune", local(tmp_path / "m.onnx"), "--json", "--seconds", 2, "--device", "cpu", "--overlap", 8)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    own = next(choice for choice in found["choices"] if choice["own"])
+    own = next(candidate for candidate in found["choices"] if candidate["own"])
     assert (own["tile"], own["overlap"], own["times_as_fast"]) == ([64, 64], [16, 16], 1.0)
-    assert {choice["tile"][0] for choice in found["choices"]} == {32, 64, 128}
+    assert {candidate["tile"][0] for candidate in found["choices"]} == {32, 64, 128}
     assert found["command"].startswith("segpipe run --model")
     assert "seam error on noise says little" in done.stderr
 
@@ -300,8 +303,8 @@ def test_mean_iou_against_a_reference_is_that_of_the_labels_by_hand(labelled, tm
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     with rasterio.open(scene) as file:
         mine = session.run(None, {"image": file.read().astype(np.float32)[None] / 255})[0][0].argmax(axis=0)
-    (place,) = find_places([Case("a", str(scene))], found_side(found), 1, found.rows[0].choice.network.spec, AS_STORED)
-    counted = sample(place, found.rows[0].choice.tiling, (96, 96)).counted
+    (place,) = find_places([Case("a", str(scene))], found_side(found), 1, found.rows[0].candidate.network.spec, AS_STORED)
+    counted = sample(place, found.rows[0].candidate.tiling, (96, 96)).counted
     box = tuple(slice(place.window.start[k] + counted.start[k], place.window.start[k] + counted.stop[k]) for k in (0, 1))
     a, b = mine[box], truth[box]
     by_hand = np.mean([((a == k) & (b == k)).sum() / ((a == k) | (b == k)).sum() for k in range(3)])
@@ -320,14 +323,14 @@ def test_the_recommended_choice_loses_at_most_what_is_allowed(tmp_path):
     (network,) = open_networks(TuneSettings(model=local(tmp_path / "m.onnx"), device="cpu"))
     tilings = [Tiling((64, 64), (o, o), (1, 1), "gaussian") for o in (16, 8, 0)]
     each = zip(tilings, truth, strict=True)
-    counts = {Choice(network, tiling): Count(100, 0, 100, confusion) for tiling, confusion in each}
+    counts = {Candidate(network, tiling): Count(100, 0, 100, confusion) for tiling, confusion in each}
     assert [count.mean_iou for count in counts.values()] == pytest.approx([0.45, 0.4475, 0.4])
     speeds = {(network, (64, 64), 1): speed([1.0], [1.0])}
     tiles = {(16, 16): 3.0, (8, 8): 2.0, (0, 0): 1.0}
 
     def best(loss):
         rows = make_rows(counts, speeds, lambda tiling: tiles[tiling.overlap], loses_at_most(loss))
-        return next(row.choice.tiling.overlap[0] for row in rows if row.best)
+        return next(row.candidate.tiling.overlap[0] for row in rows if row.best)
 
     assert [best(loss) for loss in (0.0, 0.003, 0.06)] == [16, 8, 0]
 

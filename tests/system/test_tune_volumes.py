@@ -13,8 +13,8 @@ from command import invoke
 
 from segpipe.formats.cases import find_cases
 from segpipe.overrides import AS_STORED
-from segpipe.tune import choices as choosing
-from segpipe.tune.choices import Choice, open_networks
+from segpipe.tune import candidates as choosing
+from segpipe.tune.candidates import Candidate, open_networks
 from segpipe.tune.measure import tune
 from segpipe.tune.places import find_places, survey
 from segpipe.tune.settings import TuneSettings
@@ -36,7 +36,7 @@ def tuned(model: Path, **flags: Any) -> Any:
 
 
 def errors(found: Any) -> dict[int, float]:
-    return {row.choice.tiling.overlap[0]: row.seam_error for row in found.rows if row.choice.tiling.tile[0] == 8}
+    return {row.candidate.tiling.overlap[0]: row.seam_error for row in found.rows if row.candidate.tiling.tile[0] == 8}
 
 
 @pytest.mark.parametrize("kind", [".nii", ".nii.gz"])
@@ -101,7 +101,7 @@ def test_a_model_of_images_is_tuned_on_slices(tmp_path: Path) -> None:
     pixels, _ = held.read(place.window.__class__((0, 0), (20, 20)))
     np.testing.assert_array_equal(pixels[0], data.T[4, 4:24, 5:25])
     found = tuned(model, input=(str(path),), tiles=(16,), overlaps=(0, 8), blend="crop")
-    seams = {row.choice.tiling.overlap[0]: row.seam_error for row in found.rows}
+    seams = {row.candidate.tiling.overlap[0]: row.seam_error for row in found.rows}
     assert seams[0] > seams[8] == 0
 
 
@@ -112,7 +112,7 @@ def test_the_command_on_a_volume(tmp_path: Path) -> None:
     assert done.returncode in (0, 1), done.stderr
     report = json.loads(done.stdout)
     assert "boxes of " in report["compared_on"] or "a box of 14 x 16 x 15 voxels of a" in report["compared_on"]
-    assert {tuple(choice["tile"]) for choice in report["choices"]} >= {(8, 8, 8)}
+    assert {tuple(candidate["tile"]) for candidate in report["choices"]} >= {(8, 8, 8)}
 
 
 def test_flips_are_measured_as_a_run_averages_them(tmp_path: Path) -> None:
@@ -128,12 +128,12 @@ def test_flips_are_measured_as_a_run_averages_them(tmp_path: Path) -> None:
 
 def test_noise_for_a_model_of_volumes(tmp_path: Path) -> None:
     found = tuned(local(tmp_path / "m.onnx"), tiles=(8,), overlaps=(2,), seconds=1.0)
-    assert [row.choice.tiling.tile for row in found.rows] == [(8, 8, 8)]
+    assert [row.candidate.tiling.tile for row in found.rows] == [(8, 8, 8)]
 
 
 def test_a_tile_that_does_not_fit_into_memory_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segpipe.tune.measure.TILES_SHARE", 0.0)
     found = tuned(local(tmp_path / "m.onnx"), seconds=1.0)
-    assert all(row.choice.is_own for row in found.rows)
+    assert all(row.candidate.is_own for row in found.rows)
     assert any("left out" in note for note in found.notes)
-    assert isinstance(found.rows[0].choice, Choice)
+    assert isinstance(found.rows[0].candidate, Candidate)

@@ -12,7 +12,7 @@ from segpipe.errors import InstallationError, WorkerError, ZonesError
 from segpipe.geometry.raster_grid import RasterGrid, place_of
 from segpipe.geometry.windows import Window
 from segpipe.vectors import area as area_module
-from segpipe.vectors.area import Polygons, inside, polygons_of, read_area, remember
+from segpipe.vectors.area import AreaPolygons, inside, polygons_of, read_area, remember
 from segpipe.vectors.file import Selection
 
 SHAPE = (70, 90)
@@ -140,7 +140,7 @@ def test_a_digest_is_of_polygons_and_not_of_the_file(tmp_path):
 def test_polygons_reach_other_processes_as_they_are(tmp_path, monkeypatch):
     found, _ = read_area(write(tmp_path / "a.gpkg", [TRIANGLE, HOLED]))
     polygons = polygons_of(found)
-    there = Polygons.unpacked(polygons.packed())
+    there = AreaPolygons.unpacked(polygons.packed())
     assert shapely.to_wkb(there.shapes).tolist() == shapely.to_wkb(polygons.shapes).tolist()
     assert there.crs == polygons.crs
     monkeypatch.setattr(area_module, "_known", {})

@@ -8,7 +8,7 @@ from networks import contract
 from segpipe.contract import parse_contract
 from segpipe.errors import InputError, SettingsError
 from segpipe.formats.banded import bands_from, group
-from segpipe.formats.case import BandsFrom, Case, Choice
+from segpipe.formats.case import BandsFrom, Case, CaseSelection
 from segpipe.formats.cases import find_input
 from segpipe.settings import load_settings
 
@@ -39,7 +39,7 @@ def test_folders_and_other_text_in_a_pattern():
 def test_a_band_that_is_missing_or_there_twice(tmp_path):
     for name in ("a_B04.tif", "a_B4.tif", "b_B04.tif", "c.tif", "d.nii"):
         (tmp_path / name).touch()
-    found = find_input([str(tmp_path)], Choice(bands=BandsFrom("{case}_{band}.tif", ("B04", "B08"))))
+    found = find_input([str(tmp_path)], CaseSelection(bands=BandsFrom("{case}_{band}.tif", ("B04", "B08"))))
     assert {failure.case.name: failure.error for failure in found.refused} == {
         "a": "a: B04 must have one file like a_B04.tif, got a_B04.tif, a_B4.tif: take away one, or change --bands-from",
         "b": "b: B08 has no file b_B08.tif, got b_B04.tif: add it, or change --bands-from",
@@ -50,7 +50,7 @@ def test_a_band_that_is_missing_or_there_twice(tmp_path):
 
 def test_inputs_that_no_pattern_fits(tmp_path, monkeypatch):
     (tmp_path / "a.tif").touch()
-    rule = Choice(bands=BandsFrom("{case}_{band}.jp2", ("B04",)))
+    rule = CaseSelection(bands=BandsFrom("{case}_{band}.jp2", ("B04",)))
     with pytest.raises(InputError, match=r"--bands-from must match files of the input, one for each of B04, got .*/a\.tif"):
         find_input([str(tmp_path)], rule)
     with pytest.raises(InputError, match="--bands-from groups files of this machine, got /vsizip/a"):

@@ -14,7 +14,7 @@ from onnx import helper
 from segpipe.contract import parse_contract
 from segpipe.export.bundles.monai_config import Config, Expression
 from segpipe.export.bundles.package import opened
-from segpipe.export.bundles.steps import Affine, Clip, Fixed, Pointwise, Statistics, Step, refused, scaled
+from segpipe.export.bundles.steps import Affine, CaseNormalization, Clip, Fixed, Pointwise, Step, refused, scaled
 from segpipe.export.bundles.surround import surrounded, transposed
 from segpipe.geometry.layout import Layout
 from segpipe.network.scaling import case_scaling, fixed_scaling
@@ -31,7 +31,7 @@ affine = st.builds(Affine, per_channel(numbers), per_channel(st.sampled_from([-1
 fixed = st.builds(Fixed, per_channel(st.sampled_from([-2.0, 0.0, 30.0])), per_channel(st.sampled_from([0.5, 4.0])))
 clip = st.tuples(st.sampled_from([-50.0, -1.0, 0.0]), st.sampled_from([1.0, 20.0, 200.0])).map(lambda ends: Clip(*ends))
 statistics = st.builds(
-    Statistics, st.sampled_from(["zscore", "minmax"]), st.sampled_from([0.0, 0.1]), together=st.booleans()
+    CaseNormalization, st.sampled_from(["zscore", "minmax"]), st.sampled_from([0.0, 0.1]), together=st.booleans()
 )
 
 

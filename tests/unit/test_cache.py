@@ -16,7 +16,7 @@ from segpipe.formats.raster.gdal import CACHE_MB, MOST_CACHE_MB, BlockCache, cac
 from segpipe.formats.raster.source import RasterSource
 from segpipe.network.read import read_spec
 from segpipe.overrides import Overrides
-from segpipe.pipeline.opening import open_sheet
+from segpipe.pipeline.opening import open_checked
 from segpipe.pipeline.read import Reading, windows_of
 from segpipe.pipeline.tiles import Tile, cut
 from segpipe.settings import load_settings
@@ -99,9 +99,9 @@ def test_a_file_that_no_cache_holds_is_told_of(monkeypatch, raster, tmp_path):
     model = pixelwise(tmp_path / "m.onnx", tile=[128, 128], overlap=[64, 64])
     spec = read_spec(load_settings(None, {"input": (str(path),), "model": model, "device": "cpu"}))
     with gdal_options():
-        source, sheet = open_sheet(Case("wide", str(path)), spec)
+        source, info = open_checked(Case("wide", str(path)), spec)
         source.close()
-    assert sheet.notes == (
+    assert info.notes == (
         "a row of windows touches blocks of 3 MB, of which 1 MB stay decoded: blocks are read again and again. "
         "Make it a file in tiles with gdal_translate -of COG",
     )

@@ -11,7 +11,7 @@ import volumes
 
 from segpipe.contract import parse_contract
 from segpipe.errors import InputError, SettingsError
-from segpipe.formats.case import Case, ChannelFiles, Channels, Choice
+from segpipe.formats.case import Case, CaseSelection, ChannelFiles, Channels
 from segpipe.formats.cases import Found, find_input
 from segpipe.formats.channels import channels_of, files_of, per_channel
 from segpipe.formats.nifti.source import NiftiSource
@@ -32,7 +32,7 @@ def found(root: Path, files: str, channels: Channels | None) -> Found:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    return find_input([str(root)], Choice(channels=channels))
+    return find_input([str(root)], CaseSelection(channels=channels))
 
 
 def as_text(root: Path, cases: list[Case]) -> dict[str, str]:

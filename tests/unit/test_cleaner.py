@@ -5,7 +5,7 @@ import pytest
 from rasterio.features import sieve as gdal_sieve
 
 from segpipe.cleaning.cleaner import ArrayPlanes, Cleaner, Form
-from segpipe.cleaning.rule import Cleaning, Weights
+from segpipe.cleaning.rule import Cleaning, ElementSizes
 from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.quantity import Quantity
 
@@ -25,7 +25,7 @@ def filtered(labels):
 
 def cleaned(rule, rows, confidence=None):
     form = Form(2, LABELS.dtype, NODATA, two=False, confidence=confidence is not None)
-    weights = None if rule.least is None else Weights.of_grid(rule.least, BareGrid(SHAPE), "a")
+    weights = None if rule.least is None else ElementSizes.of_grid(rule.least, BareGrid(SHAPE), "a")
     given = None if confidence is None else ArrayPlanes(confidence)
     before = LABELS.copy()
     cleaner = Cleaner(ArrayPlanes(LABELS), given, lambda: ArrayPlanes(np.empty_like(LABELS)), form, rule, weights)

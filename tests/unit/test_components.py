@@ -9,7 +9,7 @@ from skimage.measure import label, regionprops_table
 
 from segpipe.errors import SourceError
 from segpipe.results import components
-from segpipe.results.components import Components, Layer
+from segpipe.results.components import Components, LabelLayer
 from segpipe.results.outlines import places
 
 KINDS = 3
@@ -50,7 +50,7 @@ def counted(scene: dict[str, np.ndarray], groups: list[Any], **options: Any) -> 
         part = whole if len(groups) == 1 else Components(shape, KINDS, **options)
         for start, stop in boxes:
             window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-            layer = Layer(scene["kinds"][window], scene["confidence"][window])
+            layer = LabelLayer(scene["kinds"][window], scene["confidence"][window])
             part.add(start, [layer], lambda window=window: scene["pixels"][(slice(None), *window)])
         if part is not whole:
             whole.merge(part.state)
@@ -132,7 +132,7 @@ def test_two_classes_may_overlap_in_two_layers():
     kinds = np.ones((1, 6, 6), np.uint16)
     found = Components((1, 6, 6), 2)
     for low in (0, 3):
-        found.add((0, low, 0), [Layer(kinds[:, :3]), Layer(2 * kinds[:, :3])])
+        found.add((0, low, 0), [LabelLayer(kinds[:, :3]), LabelLayer(2 * kinds[:, :3])])
     assert sorted((row["kind"], row["voxels"]) for row in listed(found)[0]) == [(1, 36), (2, 36)]
 
 
@@ -165,7 +165,7 @@ def test_names_lead_to_the_components_of_all_boxes(monkeypatch, parts):
         part = whole if parts == 1 else Components(kinds.shape, KINDS, least=2, named=True)
         for start, stop in boxes[k::parts]:
             window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-            begun.append((k, window, part.add(start, [Layer(kinds[window])])[0]))
+            begun.append((k, window, part.add(start, [LabelLayer(kinds[window])])[0]))
         if part is not whole:
             whole.merge(part.state)
     rows, names = len(whole.finished()[0]["first"]), whole.names()
@@ -185,9 +185,9 @@ def test_too_many_pieces_for_instances_are_an_error_that_names_min_size(monkeypa
     kinds = np.zeros((1, 9, 9), np.uint16)
     kinds[0, ::2, ::2] = 1
     with pytest.raises(SourceError, match=r"at most 10 pieces.*raise --min-size"):
-        Components((1, 9, 9), 1, named=True).add((0, 0, 0), [Layer(kinds)])
+        Components((1, 9, 9), 1, named=True).add((0, 0, 0), [LabelLayer(kinds)])
     named = Components((1, 9, 9), 1, least=2, named=True)
-    assert (named.add((0, 0, 0), [Layer(kinds)]) == -1).all()
+    assert (named.add((0, 0, 0), [LabelLayer(kinds)]) == -1).all()
 
 
 def test_too_many_pieces_are_an_error_however_a_case_is_cut(monkeypatch):
@@ -196,7 +196,7 @@ def test_too_many_pieces_are_an_error_however_a_case_is_cut(monkeypatch):
     kinds[0, ::2, ::2] = 1  # 25 of them
     parts = [Components((1, 9, 9), 1, named=True) for _ in range(2)]
     for start, part in zip((0, 5), parts, strict=True):
-        part.add((0, start, 0), [Layer(np.ascontiguousarray(kinds[:, start : start + 5]))])
+        part.add((0, start, 0), [LabelLayer(np.ascontiguousarray(kinds[:, start : start + 5]))])
     with pytest.raises(SourceError, match=r"at most 20 pieces"):
         parts[0].merge(parts[1].state)
 
@@ -207,7 +207,7 @@ def test_what_is_kept_does_not_grow_with_the_volume():
     kinds[::2, ::2, ::2] = 1
     found = Components((800, 64, 64), 1, least=2)
     for k in range(100):
-        found.add((8 * k, 0, 0), [Layer(kinds)])
+        found.add((8 * k, 0, 0), [LabelLayer(kinds)])
     assert len(found._pending.points) < 100
     assert len(found.finished()[1]) == 0
     assert found.left.small[1].tolist() == [100 * 4 * 32 * 32] * 2

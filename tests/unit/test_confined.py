@@ -26,8 +26,8 @@ class Scope:
 
 def left(invalid, mask, scope=True):
     sums = np.random.default_rng(0).random((3, *BOX.shape), np.float32)
-    sheet = SimpleNamespace(scope=Scope(mask) if scope else None)
-    (found,) = confined([FinishedBox(sheet, BOX, sums, invalid, inferred=2, differ=sums[0] > 0.5)])
+    info = SimpleNamespace(scope=Scope(mask) if scope else None)
+    (found,) = confined([FinishedBox(info, BOX, sums, invalid, inferred=2, differ=sums[0] > 0.5)])
     assert (found.window, found.inferred) == (BOX, 2)
     assert found.sums is None or np.array_equal(found.sums, sums)
     return found

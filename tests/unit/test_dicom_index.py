@@ -12,7 +12,7 @@ from dicoms import Each
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from segpipe.errors import InputError
-from segpipe.formats.case import EVERY_CASE, Choice
+from segpipe.formats.case import EVERY_CASE, CaseSelection
 from segpipe.formats.cases import find_input
 from segpipe.formats.dicom import index
 from segpipe.formats.dicom.header import NotDicomError, read_header
@@ -22,7 +22,7 @@ from segpipe.formats.dicom.series import pack, unpack
 
 
 def found(*inputs, **choice):
-    return find_input([str(text) for text in inputs], Choice(**choice))
+    return find_input([str(text) for text in inputs], CaseSelection(**choice))
 
 
 def names(*inputs, **choice):

@@ -14,7 +14,7 @@ from pydicom.uid import EnhancedMRImageStorage, LegacyConvertedEnhancedCTImageSt
 
 from segpipe.errors import OutputError
 from segpipe.formats.dicom.reference import Authorship, reference_of
-from segpipe.formats.dicom.seg import Labels, check_segmentation, survey, write_segmentation
+from segpipe.formats.dicom.seg import SegmentedPlanes, check_segmentation, survey, write_segmentation
 from segpipe.formats.style import Segment
 
 highdicom = Later("highdicom")
@@ -51,7 +51,7 @@ def written(tmp_path, headers, labels, kind="binary", segments=SEGMENTS, frames=
 
 
 def planes(labels, segments=SEGMENTS):
-    return Labels(lambda k: labels[:, k], labels.shape[1], segments)
+    return SegmentedPlanes(lambda k: labels[:, k], labels.shape[1], segments)
 
 
 def volume(path):

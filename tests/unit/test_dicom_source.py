@@ -505,7 +505,7 @@ def test_the_mask_of_a_series_lies_on_its_own_grid(tmp_path, contract_of):
     )
     source = opened(folder, contract_of(orientation="RAS"))
     (tmp_path / "out").mkdir()
-    sink = series_sink(Target(Folder(tmp_path / "out"), "CT", source.grid, Style("uint8", 255, ["class"]), source.origin))
+    sink = series_sink(Target(Folder(tmp_path / "out"), "CT", source.grid, Style("uint8", 255, ["class"]), source.template))
     values = np.random.default_rng(0).integers(0, 3, source.grid.shape).astype(np.uint8)
     sink.write(Window((0, 0, 0), source.grid.shape), values[None])
     assert sink.finish() == ["CT.nii.gz"]

@@ -24,14 +24,14 @@ from dicom_series import series_of, slices
 from pathlib import Path
 from segpipe.formats.dicom.capture import pictures_of, write_capture
 from segpipe.formats.dicom.reference import reference_of
-from segpipe.formats.dicom.seg import Labels, check_segmentation, survey, write_segmentation
+from segpipe.formats.dicom.seg import SegmentedPlanes, check_segmentation, survey, write_segmentation
 from segpipe.formats.style import Segment
 
 folder, (planes, classes), author = Path(sys.argv[1]), (200, 30), test_dicom_report.AUTHOR
 labels = np.repeat(np.arange(1, classes + 1, dtype=np.uint8), 64 * 64 // classes + 1)[: 64 * 64].reshape(1, 64, 64)
 headers = slices((planes, 64, 64))
 reference = reference_of(series_of(headers), headers[0])
-shown = Labels(lambda k: labels * (k % 4 == 0), planes, [Segment(f"{n}", n) for n in range(1, classes + 1)])
+shown = SegmentedPlanes(lambda k: labels * (k % 4 == 0), planes, [Segment(f"{n}", n) for n in range(1, classes + 1)])
 seg = write_segmentation(folder / "a.seg.dcm", reference, shown, author, "binary")
 check_segmentation(folder / "a.seg.dcm", reference, shown)
 counts = survey(shown).counts

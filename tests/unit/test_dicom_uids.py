@@ -5,7 +5,7 @@ import pytest
 
 from segpipe.errors import OutputError
 from segpipe.formats.dicom.series import Series
-from segpipe.formats.dicom.source import Origin
+from segpipe.formats.dicom.source import SeriesTemplate
 from segpipe.formats.dicom.uids import uids_of
 from segpipe.storage.folder import Folder
 
@@ -14,7 +14,7 @@ from segpipe.storage.folder import Folder
 def origin(tmp_path):
     frames = tuple(dicoms.frame(n) for n in (2, 1, 3))
     series = Series(dicoms.uid(1), dicoms.uid(900), dicoms.uid(901), "CT", "", "", "", ("MONOCHROME2",), 1, ("",), frames)
-    return Origin(series, None, None)
+    return SeriesTemplate(series, None, None)
 
 
 def test_instances_come_in_the_order_of_the_planes(origin, tmp_path):

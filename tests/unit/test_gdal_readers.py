@@ -12,9 +12,9 @@ from rasterio.enums import ColorInterp
 
 from segpipe.contract import parse_contract
 from segpipe.errors import SourceError
+from segpipe.formats.raster.dataset_files import files_now
 from segpipe.formats.raster.gdal import gdal_options, source_errors
 from segpipe.formats.raster.gdal_readers import WhoseError
-from segpipe.formats.raster.origin import files_now
 from segpipe.formats.raster.source import RasterSource
 from segpipe.geometry.windows import Window
 
@@ -118,7 +118,7 @@ def test_damage_is_its_own_where_one_thread_reads(bad):
 
 def test_files_and_descriptions_are_read_again_too(good, bad, monkeypatch):
     neighbour = Neighbour(bad)
-    for module in ("origin", "source"):
+    for module in ("dataset_files", "source"):
         monkeypatch.setattr(
             f"segpipe.formats.raster.{module}.files_of", lambda dataset, look=None: neighbour() or [dataset.name]
         )

@@ -16,10 +16,10 @@ from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.voxel_grid import VoxelGrid, matrix_rows, turned_to
 from segpipe.geometry.windows import Window
 from segpipe.results import lesion_rule
-from segpipe.results.frames import frame_of
 from segpipe.results.lesion_rule import LesionRule, rule_of
 from segpipe.results.lesions import Lesions
 from segpipe.results.statistics import Box
+from segpipe.results.volume_axes import axes_of
 from segpipe.settings import Settings
 
 OBLIQUE = np.array([[0.0, -1.7, 0.3, 12.0], [0.9, 0.0, 0.0, -30.0], [0.0, 0.2, 2.55, 7.5], [0, 0, 0, 1]])
@@ -221,7 +221,7 @@ def test_a_picture_is_measured_in_pixels():
 
 
 def test_a_grid_of_three_axes_without_a_place_is_a_volume_in_pixels():
-    frame = frame_of(BareGrid((4, 5, 6)))
+    frame = axes_of(BareGrid((4, 5, 6)))
     assert (frame.shape, frame.unit, frame.volume) == ((4, 5, 6), "px", True)
 
 

@@ -12,7 +12,7 @@ from model_lists import PARTS, numbered
 from segpipe.api.listed import without
 from segpipe.commands.export.join import join
 from segpipe.errors import ExportError, OutputError, SettingsError
-from segpipe.export.model_list import Entry, check_list, write_list
+from segpipe.export.model_list import ListedModel, check_list, write_list
 from segpipe.export.nnunet.folder import TrainedFolder
 from segpipe.formats.case import Case
 from segpipe.formats.finished_mask import as_stored, open_labels
@@ -180,7 +180,9 @@ def test_the_last_claim_wins_by_hand(root: Path) -> None:
 
 def test_a_written_list_reads_as_it_was_meant(root: Path) -> None:
     (root / "sub").mkdir(exist_ok=True)
-    names = write_list([Entry("a", (root / "organs.onnx",)), Entry("b", (root / "cardiac.onnx",))], root / "made.toml")
+    names = write_list(
+        [ListedModel("a", (root / "organs.onnx",)), ListedModel("b", (root / "cardiac.onnx",))], root / "made.toml"
+    )
     assert names == list(numbered(TINY))
     spec = joined_spec(load_settings(None, {"input": ("in",), "model": root / "made.toml", "device": "cpu"}))
     assert {one.name: one.id for one in spec.contract.classes if one.id} == numbered(TINY)
@@ -191,7 +193,9 @@ def test_a_written_list_reads_as_it_was_meant(root: Path) -> None:
     with pytest.raises(OutputError, match=r"must be a .toml file, got made.onnx: name it made.toml"):
         check_list(Path("made.onnx"), overwrite=False)
     with pytest.raises(ExportError, match=r'models of a list must have different classes, and a and b both have "liver"'):
-        write_list([Entry("a", (root / "organs.onnx",)), Entry("b", (root / "organs.onnx",))], root / "twice.toml")
+        write_list(
+            [ListedModel("a", (root / "organs.onnx",)), ListedModel("b", (root / "organs.onnx",))], root / "twice.toml"
+        )
     assert not (root / "twice.toml").exists()
 
 

@@ -32,7 +32,7 @@ from segpipe.pipeline.memory import (
     worker_bytes,
 )
 from segpipe.pipeline.model_check import try_out
-from segpipe.pipeline.opening import open_sheet
+from segpipe.pipeline.opening import open_checked
 from segpipe.pipeline.read import Reading
 from segpipe.pipeline.regrid import regrid
 from segpipe.pipeline.run import segmented
@@ -85,8 +85,8 @@ def peak_of(tmp_path, monkeypatch):
         case = Case("case", str(tmp_path / "case"))
         (tmp_path / "case").write_bytes(b"")
         overrides = Overrides(resample=True)
-        _, sheet = open_sheet(case, spec, overrides)
-        load_of = replace(as_planned(case, sheet).load(spec), cached=0)
+        _, info = open_checked(case, spec, overrides)
+        load_of = replace(as_planned(case, info).load(spec), cached=0)
         model, reading = load(spec), Reading(spec, overrides, allow_unusual=True)
         planned = worker_bytes([load_of], spec, 2, confidence=confidence)
         tracemalloc.start()
@@ -98,7 +98,7 @@ def peak_of(tmp_path, monkeypatch):
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        return peak, planned, planned - strip_bytes(sheet.cover, spec)
+        return peak, planned, planned - strip_bytes(info.cover, spec)
 
     return measure
 
@@ -220,13 +220,13 @@ def test_device_memory_has_the_scores_that_are_interpolated(finer, tmp_path):
     alike = spec_of(volumes(model, 3, 6, tile))
     grids = Regridding((round(2 * tile * finer),) * 3, (finer,) * 3)
     cover = Cover(grids.shape, spec.tiling_of(grids.shape), 1)
-    sheet = SimpleNamespace(regridding=grids, weights=Weights.over(cover))
+    info = SimpleNamespace(regridding=grids, weights=Weights.over(cover))
     window = Window((tile,) * 3, grids.shape)
     sums = np.ones((6, *(n - tile + 1 for n in grids.shape)), np.float32)
     invalid = np.zeros(grids.needed_by_box(window).shape, bool)
     invalid[0] = True
     tracemalloc.start()
-    for _ in regrid([FinishedBox(sheet, window, sums, invalid, 0)]):
+    for _ in regrid([FinishedBox(info, window, sums, invalid, 0)]):
         pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

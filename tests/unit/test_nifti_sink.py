@@ -19,7 +19,7 @@ from segpipe import __version__
 from segpipe.errors import OutputError
 from segpipe.formats.dicom.source import _header as grid_header
 from segpipe.formats.nifti.header import read_volume
-from segpipe.formats.nifti.sink import NiftiSink, is_own_volume, origin_of
+from segpipe.formats.nifti.sink import NiftiSink, is_own_volume, template_of
 from segpipe.formats.sink import Target
 from segpipe.formats.style import Style
 from segpipe.formats.volume.draft import Draft
@@ -37,7 +37,7 @@ CONFIDENCE = Style("uint8", 255, ["confidence"], scale=1 / 254)
 def target(path: Path, out: Path, letters: str | None = None, style: Style = MASK) -> Target:
     volume = read_volume(str(path))
     grid = volume.grid if letters is None else volume.grid.turn(turned_to(volume.grid, letters))
-    return Target(Folder(out), "case", grid, style, origin_of(volume))
+    return Target(Folder(out), "case", grid, style, template_of(volume))
 
 
 def fill(sink: NiftiSink, labels: Any, side: int = 4) -> None:
@@ -218,7 +218,9 @@ def test_a_mask_has_the_mode_that_the_umask_leaves(tmp_path: Path, umask: int) -
 def test_a_mask_that_lies_elsewhere_is_not_published(tmp_path: Path, bands: int) -> None:
     path = volumes.write(tmp_path / "a.nii", volumes.voxels())
     to = target(path, tmp_path / "out", style=Style("uint8", 255, ["class", "other"][:bands]))
-    sink = NiftiSink(replace(to, origin=origin_of(read_volume(str(volumes.write(path, volumes.voxels(), volumes.OBLIQUE))))))
+    sink = NiftiSink(
+        replace(to, template=template_of(read_volume(str(volumes.write(path, volumes.voxels(), volumes.OBLIQUE)))))
+    )
     fill(sink, labels_for(to, bands))
     with pytest.raises(OutputError, match="does not read back as it was written"):
         sink.finish()

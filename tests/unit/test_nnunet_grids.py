@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, zoom
 
-from segpipe.geometry.nnunet_grids import NnunetGrids, Placed, resized_shape, thick_axis
+from segpipe.geometry.nnunet_grids import NnunetGrids, PlacedAxis, resized_shape, thick_axis
 from segpipe.geometry.regridding import grown
 from segpipe.geometry.weighting import profile
 from segpipe.geometry.windows import Cover, Tiling, Window, nearest_starts
 from segpipe.pipeline.regrid import interpolated
 
-PLACED = (Placed(2, 9, 5, 1, 2), Placed(0, 6, 9, 0, 0), Placed(3, 11, 8, 2, 1))
+PLACED = (PlacedAxis(2, 9, 5, 1, 2), PlacedAxis(0, 6, 9, 0, 0), PlacedAxis(3, 11, 8, 2, 1))
 GRIDS = NnunetGrids((12, 6, 13), (7 / 5, 6 / 9, 1.0), (1.0, -1.0), PLACED)
 
 
@@ -61,7 +61,7 @@ def test_grids_survive_a_worker():
 
 
 def test_the_nearest_pixel_along_thick_slices():
-    axis = NnunetGrids((6,), (2.0,), placed=(Placed(0, 6, 3, 0, 0, nearest=True),)).axes[0]
+    axis = NnunetGrids((6,), (2.0,), placed=(PlacedAxis(0, 6, 3, 0, 0, nearest=True),)).axes[0]
     points = axis.between(0, 6)
     assert (points.share == 1).all()
     assert points.upper.tolist() == [0, 0, 1, 1, 2, 2]

@@ -13,7 +13,7 @@ from segpipe.errors import SourceError
 from segpipe.formats.cases import find_cases
 from segpipe.network.read import read_spec
 from segpipe.pipeline import opening
-from segpipe.pipeline.opening import open_sheet
+from segpipe.pipeline.opening import open_checked
 from segpipe.settings import load_settings
 
 
@@ -32,9 +32,9 @@ def test_a_file_that_is_replaced_while_its_header_is_read_is_not_taken(
     assert path.stat().st_size == other.stat().st_size
     spec = read_spec(load_settings(None, {"input": (str(path),), "model": model, "device": "cpu"}))
     (case,) = find_cases([str(path)])
-    source, sheet = open_sheet(case, spec)
+    source, info = open_checked(case, spec)
     source.close()
-    assert sheet.files[0]["path"] == str(path)
+    assert info.files[0]["path"] == str(path)
     plain = opening.open_case
 
     def replaced(*given: Any) -> Any:
@@ -45,4 +45,4 @@ def test_a_file_that_is_replaced_while_its_header_is_read_is_not_taken(
 
     monkeypatch.setattr(opening, "open_case", replaced)
     with pytest.raises(SourceError, match="has changed while it was processed"):
-        open_sheet(case, spec)
+        open_checked(case, spec)

@@ -10,14 +10,14 @@ from fields import UTM
 from rasterio.crs import CRS
 
 from segpipe.geometry.raster_grid import RasterGrid
-from segpipe.overlap.index import Entry, is_possible, write_index
+from segpipe.overlap.index import IndexedMask, is_possible, write_index
 
 FRAME = RasterGrid((80, 200), CRS.from_epsg(32633), UTM)
 ZONE_34 = RasterGrid((80, 100), CRS.from_epsg(32634), Affine(10, 0, 60_053, 0, -10, 5_417_000))
 KIND = {"BAND_COUNT": "1", "DATA_TYPE": "Byte", "NODATA": "255"}
 ENTRIES = [
-    Entry("a & <b>", "out/a & <b>.tif", RasterGrid((80, 100), FRAME.crs, UTM), "2023-06-15T10:00:31+00:00"),
-    Entry("ü\udcff", "out/ü\udcff.tif", ZONE_34),
+    IndexedMask("a & <b>", "out/a & <b>.tif", RasterGrid((80, 100), FRAME.crs, UTM), "2023-06-15T10:00:31+00:00"),
+    IndexedMask("ü\udcff", "out/ü\udcff.tif", ZONE_34),
 ]
 
 
@@ -47,7 +47,7 @@ def test_the_same_masks_give_the_same_bytes_whatever_their_names(tmp_path: Path)
 
 def test_outlines_in_another_crs_follow_the_ground(tmp_path: Path) -> None:
     path = tmp_path / "m.gti.gpkg"
-    write_index(path, [Entry("b", "b.tif", ZONE_34)], FRAME, KIND)
+    write_index(path, [IndexedMask("b", "b.tif", ZONE_34)], FRAME, KIND)
     outline = pyogrio.read_dataframe(path).geometry[0]
     assert outline.is_valid
     assert outline.area == pytest.approx(80 * 100 * 100, rel=0.01)

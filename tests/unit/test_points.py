@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from segpipe.accuracy import points
-from segpipe.accuracy.draw import Unit
+from segpipe.accuracy.draw import DrawnPixel
 from segpipe.accuracy.points import design_path, read_design, read_frame, read_labels, write_sample
 from segpipe.errors import InputError
 
@@ -16,7 +16,7 @@ POPULATION = SimpleNamespace(classes=("a", "b"), pixels=np.array([[70, 30]]), ar
 
 
 def unit(stratum, area=0.01):
-    return Unit("scene", 3, 4, stratum, area, 500_045.0, 5_399_965.0, "EPSG:32633")
+    return DrawnPixel("scene", 3, 4, stratum, area, 500_045.0, 5_399_965.0, "EPSG:32633")
 
 
 @pytest.mark.parametrize("number", ["inf", "-inf", "nan", "1.7", "1e999", "x", ""])

@@ -15,7 +15,7 @@ from segpipe.geometry.cells import Cells
 from segpipe.geometry.raster_grid import place_of
 from segpipe.polygons import case as module
 from segpipe.polygons import simplified
-from segpipe.polygons.case import CaseMask, Left, features_of
+from segpipe.polygons.case import CaseMask, Unwritten, features_of
 from segpipe.polygons.placement import Placement
 from segpipe.polygons.rule import Minimum, Rule, chosen
 
@@ -38,8 +38,8 @@ def random_labels(shape: tuple[int, int] = (60, 50), seed: int = 0) -> np.ndarra
     return labels
 
 
-def collected(one: CaseMask, rule: Rule | None = None) -> tuple[Any, dict[str, np.ndarray], Left]:
-    left = Left()
+def collected(one: CaseMask, rule: Rule | None = None) -> tuple[Any, dict[str, np.ndarray], Unwritten]:
+    left = Unwritten()
     found = list(features_of(one, rule or Rule(), left))
     columns = {
         key: np.concatenate([np.zeros(0), *(getattr(part.table, key) for part in found)])

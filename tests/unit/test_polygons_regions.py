@@ -8,7 +8,7 @@ import shapely
 from rasterio.features import shapes
 
 from segpipe.polygons.corners import Nodes
-from segpipe.polygons.regions import Regions, Strip, roots
+from segpipe.polygons.regions import MaskRows, Regions, roots
 from segpipe.polygons.rings import ranked, rings_of
 
 Found = list[tuple[Any, ...]]
@@ -19,7 +19,7 @@ def drawn(values: np.ndarray, rows: int, *, eight: bool = False, nodes: Nodes | 
     regions, found = Regions(values.shape, corners_connect=eight, nodes=nodes), []
     for top in range(0, len(values), rows):
         part = values[top : top + rows]
-        done = regions.add(Strip(part, np.ones(part.shape)))
+        done = regions.add(MaskRows(part, np.ones(part.shape)))
         rings = rings_of(done.corners, values.shape)
         points = np.stack([rings.col, -rings.row], axis=1).astype(float)  # a map with north up
         count = np.bincount(rings.region, minlength=len(done.feature))

@@ -32,28 +32,28 @@ def covers(draw, regridding):
     return Cover(regridding.shape, Tiling(tile, overlap, (align,) * ndim, blending), halo=1)
 
 
-def sheet_of(regridding, cover, part):
+def info_of(regridding, cover, part):
     windows = cover.touching(part)
     return SimpleNamespace(regridding=regridding, cover=cover, part=part, windows=windows, weights=Weights.over(cover))
 
 
-def tiles(sheet, scores, invalid):
+def tiles(info, scores, invalid):
     """As they come from the model: of a window without a valid pixel without scores."""
-    grids, cover = sheet.regridding, sheet.cover
+    grids, cover = info.regridding, info.cover
     seen = grids.seen(invalid, whole(grids.shape))
-    for index in sheet.windows:
+    for index in info.windows:
         window, box = cover.window(index), cover.finished(index)
         inside = Window(window.start, tuple(min(a, b) for a, b in zip(window.stop, grids.shape, strict=True)))
         own = invalid[slices(grids.needed_by_box(box))]
-        weighted = scores[index] * sheet.weights.of(index) if seen[slices(inside)].any() else None
-        yield Scored(Case("a", "a"), sheet, index, weighted, own_invalid=own if own.any() else None)
+        weighted = scores[index] * info.weights.of(index) if seen[slices(inside)].any() else None
+        yield Scored(Case("a", "a"), info, index, weighted, own_invalid=own if own.any() else None)
 
 
-def on_own_grid(sheet, scores, invalid):
+def on_own_grid(info, scores, invalid):
     """Scores, where they are, and how often each own pixel has come."""
-    grids = sheet.regridding
+    grids = info.regridding
     found, count = np.full((CLASSES, *grids.own), np.nan, np.float32), np.zeros(grids.own, int)
-    for box in regrid(blend(tiles(sheet, scores, invalid))):
+    for box in regrid(blend(tiles(info, scores, invalid))):
         place = slices(box.window)
         count[place] += 1
         if box.sums is None:
@@ -66,14 +66,14 @@ def on_own_grid(sheet, scores, invalid):
     return found, count
 
 
-def expected(sheet, scores, invalid):
+def expected(info, scores, invalid):
     """In float64: sums over all windows, divided by the weights, interpolated where there are valid pixels."""
-    cover, grids = sheet.cover, sheet.regridding
+    cover, grids = info.cover, info.regridding
     sums, weights = np.zeros((CLASSES, *cover.padded)), np.zeros(cover.padded)
     for index in cover:
         place = slices(cover.window(index))
-        sums[(slice(None), *place)] += scores[index] * sheet.weights.of(index).astype(float)
-        weights[place] += sheet.weights.of(index)
+        sums[(slice(None), *place)] += scores[index] * info.weights.of(index).astype(float)
+        weights[place] += info.weights.of(index)
     mean = (sums / weights)[(slice(None), *slices(whole(grids.shape)))]
     seen = grids.seen(invalid, whole(grids.shape)).astype(float)
     points = np.meshgrid(*map(places, grids.axes), indexing="ij")
@@ -89,16 +89,16 @@ def expected(sheet, scores, invalid):
 def test_scores_are_those_of_the_whole_array_interpolated(ndim, share, data):
     regridding = data.draw(grids(ndim, 24 if ndim < 3 else 8))
     cover = data.draw(covers(regridding))
-    sheet = sheet_of(regridding, cover, cover.whole)
+    info = info_of(regridding, cover, cover.whole)
     rng = np.random.default_rng(0)
     scores = {index: rng.normal(size=(CLASSES, *cover.tiling.tile)).astype(np.float32) for index in cover}
     invalid = rng.random(regridding.own) < share
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "AT_ONCE", data.draw(st.sampled_from([1, 40, 2**24])))
-        found, count = on_own_grid(sheet, scores, invalid)
+        found, count = on_own_grid(info, scores, invalid)
     assert (count == 1).all()
     assert np.isfinite(found[:, ~invalid]).all()
-    np.testing.assert_allclose(found[:, ~invalid], expected(sheet, scores, invalid)[:, ~invalid], atol=5e-4)
+    np.testing.assert_allclose(found[:, ~invalid], expected(info, scores, invalid)[:, ~invalid], atol=5e-4)
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
@@ -110,10 +110,10 @@ def test_parts_have_the_bytes_of_the_whole(ndim, data):
     rng = np.random.default_rng(0)
     scores = {index: rng.normal(size=(CLASSES, *cover.tiling.tile)).astype(np.float32) for index in cover}
     invalid = rng.random(regridding.own) < data.draw(st.sampled_from([0, 0.3]))
-    want, _ = on_own_grid(sheet_of(regridding, cover, cover.whole), scores, invalid)
+    want, _ = on_own_grid(info_of(regridding, cover, cover.whole), scores, invalid)
     got, total = np.full_like(want, np.nan), np.zeros(regridding.own, int)
     for part in cut(cover, Limits(parts=data.draw(st.integers(1, 6)))):
-        here, count = on_own_grid(sheet_of(regridding, cover, part), scores, invalid)
+        here, count = on_own_grid(info_of(regridding, cover, part), scores, invalid)
         box = slices(regridding.owned(cover.box(part)))
         assert count[box].sum() == count.sum()
         total += count
@@ -183,10 +183,10 @@ def test_each_window_is_counted_once():
     """Also where no own pixel lies in its box, and where its box is split."""
     regridding = Regridding((3, 40), (0.1, 0.25))
     cover = Cover(regridding.shape, Tiling((4, 16), (1, 4), (1, 1), "linear"), halo=1)
-    sheet = sheet_of(regridding, cover, cover.whole)
+    info = info_of(regridding, cover, cover.whole)
     scores = {index: np.ones((CLASSES, 4, 16), np.float32) for index in cover}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "AT_ONCE", 4)
-        boxes = list(regrid(blend(tiles(sheet, scores, np.zeros(regridding.own, bool)))))
+        boxes = list(regrid(blend(tiles(info, scores, np.zeros(regridding.own, bool)))))
     assert sum(box.inferred for box in boxes) == len(cover)
     assert any(box.window.size == 0 for box in boxes)

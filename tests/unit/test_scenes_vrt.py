@@ -10,26 +10,26 @@ from rasterio.transform import from_origin
 
 from segpipe.contract import parse_contract
 from segpipe.errors import SourceError
-from segpipe.formats.case import BandsFrom, Choice
+from segpipe.formats.case import BandsFrom, CaseSelection
 from segpipe.formats.cases import find_input
 from segpipe.formats.registry import environment, open_case
 from segpipe.formats.scenes.layers import open_band
 from segpipe.formats.scenes.product import BandFile, Product
 from segpipe.formats.scenes.source import SceneSource
-from segpipe.formats.scenes.vrt import Layer, finest, vrt_of
+from segpipe.formats.scenes.vrt import SceneBand, finest, vrt_of
 from segpipe.geometry.windows import Window
 from segpipe.overrides import AS_STORED, Overrides
 
 
 def layer(
     size: float = 10, shape=(60, 80), corner=(0.0, 0.0), nodata: float | None = 0, crs="EPSG:32633", path="a"
-) -> Layer:
-    return Layer(path, path, shape, from_origin(*corner, size, size), crs, "uint16", nodata)
+) -> SceneBand:
+    return SceneBand(path, path, shape, from_origin(*corner, size, size), crs, "uint16", nodata)
 
 
 def source_of(folder, names, overrides=AS_STORED, **changes):
     contract = parse_contract(networks.contract(names, 3, **changes), "a test")
-    (case,) = find_input([str(folder)], Choice(bands=BandsFrom("{case}_{band}.tif", tuple(names)))).cases
+    (case,) = find_input([str(folder)], CaseSelection(bands=BandsFrom("{case}_{band}.tif", tuple(names)))).cases
     with environment():
         return open_case(case, contract, overrides)
 
@@ -52,11 +52,11 @@ def test_the_finest_of_the_wanted_bands():
         ),
         (layer(20, (29, 40), nodata=None, path="b"), "must cover the same ground, got one that ends 1 of its pixels"),
         (
-            Layer("b", "b", (60, 80), Affine(10, 0, 0, 0, 10, -600), "EPSG:32633", "uint16", 0),
+            SceneBand("b", "b", (60, 80), Affine(10, 0, 0, 0, 10, -600), "EPSG:32633", "uint16", 0),
             "must run in the same directions",
         ),
         (
-            Layer("b", "b", (60, 80), Affine(10, 1, 0, 0, -10, 0), "EPSG:32633", "uint16", 0),
+            SceneBand("b", "b", (60, 80), Affine(10, 1, 0, 0, -10, 0), "EPSG:32633", "uint16", 0),
             "must run in the same directions",
         ),
     ],

@@ -14,7 +14,7 @@ from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.source import RasterSource
 from segpipe.geometry.windows import Part, Window
 from segpipe.network.read import read_spec
-from segpipe.pipeline.opening import open_sheet
+from segpipe.pipeline.opening import open_checked
 from segpipe.pipeline.read import Failed, Reading, windows_of
 from segpipe.pipeline.stretch import stretches
 from segpipe.pipeline.tiles import Tile, cut
@@ -86,7 +86,7 @@ def test_invalid_is_nodata_of_any_band_and_what_is_not_finite(dtype, raster, tmp
     path = str(raster("a.tif", pixels, nodata=2))
     expected = (pixels == 2).any(axis=0) | ~np.isfinite(pixels).all(axis=0)
     spec = read_spec(load_settings(None, {"input": (path,), "model": pixelwise(tmp_path / "m.onnx"), "device": "cpu"}))
-    source, _ = open_sheet(Case("a", path), spec)
+    source, _ = open_checked(Case("a", path), spec)
     assert isinstance(source, RasterSource)
     with gdal_options(), closing(source):
         begun = []

@@ -45,8 +45,8 @@ def scores_of(volume: Path, network: Path, blending: str) -> NDArray[Any]:
     found: NDArray[Any] | None = None
     for box in blend(infer(load(spec), batches(tiles, spec.batch), 1)):
         where = tuple(slice(a, b) for a, b in zip(box.window.start, box.window.stop, strict=True))
-        found = np.zeros((len(box.sums), *box.sheet.grid.shape)) if found is None else found
-        found[(slice(None), *where)] = box.sums / box.sheet.weights.total(where)
+        found = np.zeros((len(box.sums), *box.info.grid.shape)) if found is None else found
+        found[(slice(None), *where)] = box.sums / box.info.weights.total(where)
     assert found is not None
     return found
 

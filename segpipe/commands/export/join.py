@@ -19,9 +19,9 @@ def join(models: tuple[Path, ...], output: Path, overwrite: bool) -> int:
 
     Classes are numbered from 1, in the order of the models. Where two models claim a pixel, the later one wins.
     """
-    from segpipe.export.model_list import Entry, check_list, write_list
+    from segpipe.export.model_list import ListedModel, check_list, write_list
 
     check_list(output, overwrite=overwrite)
-    classes = write_list([Entry(path.stem, (path,)) for path in models], output)
+    classes = write_list([ListedModel(path.stem, (path,)) for path in models], output)
     echo(f"{output}: {len(models)} models, {len(classes)} classes besides the background")
     return 0

@@ -12,7 +12,7 @@ from segpipe.errors import ContractError, ExportError
 from segpipe.export.attach import Attached, check_new, put
 from segpipe.export.bundles import bioimageio, monai
 from segpipe.export.bundles.decision import class_tables, decision_keys, on_graph, sorted_steps
-from segpipe.export.bundles.described import Described, Weights
+from segpipe.export.bundles.described import Described, WeightsFile
 from segpipe.export.bundles.example import reproduce
 from segpipe.export.bundles.networks import graph_of
 from segpipe.export.bundles.package import Package, opened
@@ -80,17 +80,17 @@ def _given(contract: Path | None) -> dict[str, Any]:
         raise ContractError(f"the contract {contract} {error}") from None
 
 
-def _replaced(path: Path, described: Described) -> Weights:
+def _replaced(path: Path, described: Described) -> WeightsFile:
     """Weights that the user names, in place of the package's."""
     if not path.is_file():
         raise ExportError(f"--weights must be a file, got {path}, which is not one")
     if path.suffix == ".onnx":
-        return Weights("onnx", path)
+        return WeightsFile("onnx", path)
     from segpipe.export.weights import form_of
 
     if form_of(path) == "torchscript":
-        return Weights("torchscript", path)
-    return Weights("state", path, described.own_architecture())
+        return WeightsFile("torchscript", path)
+    return WeightsFile("state", path, described.own_architecture())
 
 
 def _check_without(package: Package, described: Described, without: Sequence[str]) -> None:
@@ -103,7 +103,7 @@ def _check_without(package: Package, described: Described, without: Sequence[str
 
 
 def _made(
-    package: Package, described: Described, weights: Weights, given: Mapping[str, Any], choices: Choices
+    package: Package, described: Described, weights: WeightsFile, given: Mapping[str, Any], choices: Choices
 ) -> tuple[Contract, onnx.ModelProto, list[str]]:
     """The contract, the graph around its network, and notes."""
     source = package.source

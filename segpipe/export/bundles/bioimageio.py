@@ -11,7 +11,7 @@ from typing import Any
 from segpipe.errors import ExportError
 from segpipe.export.bundles.bioimageio_axes import Axis, Range, Tensor, tensors_of
 from segpipe.export.bundles.bioimageio_steps import steps_of
-from segpipe.export.bundles.described import Architecture, Described, Example, Weights
+from segpipe.export.bundles.described import Architecture, Described, Example, WeightsFile
 from segpipe.export.bundles.package import Package
 from segpipe.export.bundles.steps import scaled
 from segpipe.geometry.layout import Layout
@@ -206,7 +206,7 @@ def _is_coarser(axis: Axis) -> bool:
     return axis.reference is not None and axis.reference.factor != 1
 
 
-def _weights(package: Package, rdf: Mapping[str, Any], version: str) -> Weights:
+def _weights(package: Package, rdf: Mapping[str, Any], version: str) -> WeightsFile:
     """The best weights that the package holds: ONNX, TorchScript, a state with its architecture.
 
     Raises:
@@ -219,8 +219,8 @@ def _weights(package: Package, rdf: Mapping[str, Any], version: str) -> Weights:
         if isinstance(entry, Mapping) and package.has(str(entry.get("source", ""))):
             path = package.check_digest(str(entry["source"]), entry.get("sha256"))
             if form != "pytorch_state_dict":
-                return Weights("onnx" if form == "onnx" else "torchscript", path)
-            return Weights("state", path, _architecture(package, entry, version))
+                return WeightsFile("onnx" if form == "onnx" else "torchscript", path)
+            return WeightsFile("state", path, _architecture(package, entry, version))
     listed = ", ".join(f"{key} ({_where(package, entry)})" for key, entry in entries.items()) or "none"
     raise ExportError(
         f"{package.source} must hold weights as onnx, torchscript or pytorch_state_dict, got {listed}: download one "

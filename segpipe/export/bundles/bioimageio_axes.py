@@ -21,7 +21,7 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Reference:
+class SizeReference:
     """The size of another tensor's axis, times a factor, plus an offset."""
 
     tensor: str
@@ -36,7 +36,7 @@ class Axis:
     kind: str
     id: str
     size: int | Range | None = None
-    reference: Reference | None = None
+    reference: SizeReference | None = None
     halo: int = 0
     names: tuple[str, ...] = ()
     """Of channels."""
@@ -117,13 +117,13 @@ def _table(axis: Mapping[str, Any]) -> Axis:
     )
 
 
-def _sized(size: Any) -> tuple[int | Range | None, Reference | None]:
+def _sized(size: Any) -> tuple[int | Range | None, SizeReference | None]:
     if not isinstance(size, Mapping):
         return (None if size is None else int(size)), None
     if "step" in size:
         return Range(int(size["min"]), max(1, int(size["step"]))), None
     if "tensor_id" in size:
-        return None, Reference(str(size["tensor_id"]), float(size.get("offset", 0)))
+        return None, SizeReference(str(size["tensor_id"]), float(size.get("offset", 0)))
     return None, None
 
 
@@ -145,13 +145,13 @@ def _letter(axis: Any) -> str:
     return next(letter for letter, kind in _KINDS.items() if axis in (letter, kind))
 
 
-def _shape(shape: Any) -> Iterator[tuple[int | Range | None, Reference | None]]:
+def _shape(shape: Any) -> Iterator[tuple[int | Range | None, SizeReference | None]]:
     if not isinstance(shape, Mapping):
         yield from ((int(size), None) for size in shape)
     elif "reference_tensor" in shape:
         for factor, offset in zip(shape["scale"], shape["offset"], strict=True):
             fixed = None if factor else round(2 * offset)  # a new axis has the size of its offset
-            reference = Reference(str(shape["reference_tensor"]), 2 * float(offset), float(factor)) if factor else None
+            reference = SizeReference(str(shape["reference_tensor"]), 2 * float(offset), float(factor)) if factor else None
             yield fixed, reference
     else:
         for least, step in zip(shape["min"], shape["step"], strict=True):

@@ -6,7 +6,7 @@ from typing import Any
 
 from segpipe.errors import ExportError
 from segpipe.export.bundles.bioimageio_axes import Tensor
-from segpipe.export.bundles.steps import Affine, Clip, Fixed, Numbers, Pointwise, Statistics, Step, refused
+from segpipe.export.bundles.steps import Affine, CaseNormalization, Clip, Fixed, Numbers, Pointwise, Step, refused
 from segpipe.storage.documents import shortened
 
 EPSILON = 1e-6
@@ -107,23 +107,23 @@ def _scale_linear(given: _Given) -> Affine:
     return Affine(given.numbers("gain", 1.0), given.numbers("offset", 0.0))
 
 
-def _zero_mean(given: _Given) -> Fixed | Statistics:
+def _zero_mean(given: _Given) -> Fixed | CaseNormalization:
     if given.kwargs.get("mode") == "fixed" or "mean" in given.kwargs:
         return Fixed(given.numbers("mean"), tuple(std + given.epsilon for std in given.numbers("std")))
-    return Statistics("zscore", given.epsilon, together=given.together())
+    return CaseNormalization("zscore", given.epsilon, together=given.together())
 
 
 def _fixed_zero_mean(given: _Given) -> Fixed:
     return Fixed(given.numbers("mean"), given.numbers("std"))
 
 
-def _scale_range(given: _Given) -> Statistics:
+def _scale_range(given: _Given) -> CaseNormalization:
     other = given.kwargs.get("reference_tensor")
     own = other == given.tensor.id and given.tensor.steps and given.tensor.steps[0].get("kwargs") == given.kwargs
     if other is not None and not own:
         raise given.refused(f"takes the percentiles of {other}, and a contract those of what it scales")
     low, high = float(given.kwargs.get("min_percentile", 0)), float(given.kwargs.get("max_percentile", 100))
-    return Statistics("minmax", given.epsilon, (low, high), together=given.together())
+    return CaseNormalization("minmax", given.epsilon, (low, high), together=given.together())
 
 
 def _clip(given: _Given) -> Clip:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.errors import ExportError
-from segpipe.export.bundles.steps import Affine, Clip, Fixed, Pointwise, Statistics, Step, refused
+from segpipe.export.bundles.steps import Affine, CaseNormalization, Clip, Fixed, Pointwise, Step, refused
 from segpipe.network.ending import Ending
 
 Operation = Affine | Clip | Pointwise
 
 
 @dataclass(frozen=True)
-class Decision:
+class PostProcessing:
     """Post-processing, sorted by who does it."""
 
     operations: tuple[Operation, ...]
@@ -24,7 +24,7 @@ class Decision:
     """Of a last step that makes masks of the result."""
 
 
-def sorted_steps(source: Path, steps: Sequence[Step]) -> Decision:
+def sorted_steps(source: Path, steps: Sequence[Step]) -> PostProcessing:
     """Sort the steps of post-processing.
 
     Raises:
@@ -37,7 +37,7 @@ def sorted_steps(source: Path, steps: Sequence[Step]) -> Decision:
         what = step.what
         if threshold is not None:
             raise refused(source, step.name, "follows a threshold, and labels are final there")
-        if isinstance(what, Statistics):
+        if isinstance(what, CaseNormalization):
             raise refused(source, step.name, "takes statistics of a whole output, which is never whole in a run by tiles")
         if isinstance(what, Pointwise) and what.kind == "binarize":
             threshold = _one_threshold(source, step.name, what)
@@ -48,11 +48,11 @@ def sorted_steps(source: Path, steps: Sequence[Step]) -> Decision:
         elif isinstance(what, Pointwise) or not _keeps_probabilities(what):
             raise refused(source, step.name, f"changes probabilities after {activation}")
     if activation == "softmax" and threshold is not None:  # a mask per class, of probabilities that compete
-        return Decision((*operations, Pointwise("softmax")), None, threshold)
-    return Decision(tuple(operations), activation, threshold)
+        return PostProcessing((*operations, Pointwise("softmax")), None, threshold)
+    return PostProcessing(tuple(operations), activation, threshold)
 
 
-def on_graph(decision: Decision, raw: Ending, ending_with: Callable[[Sequence[Operation]], Ending]) -> Decision:
+def on_graph(decision: PostProcessing, raw: Ending, ending_with: Callable[[Sequence[Operation]], Ending]) -> PostProcessing:
     """The decision with what the end of the graph makes of it.
 
     A clip of probabilities to 0 to 1 changes nothing. A threshold of logits is subtracted inside the graph: it becomes 0,
@@ -68,7 +68,7 @@ def on_graph(decision: Decision, raw: Ending, ending_with: Callable[[Sequence[Op
     if decision.activation or decision.threshold is None or ending_with(decision.operations).is_probability:
         return decision
     below = Affine((1.0,), (-decision.threshold,))
-    return Decision((*decision.operations, below), "sigmoid", 0.5)
+    return PostProcessing((*decision.operations, below), "sigmoid", 0.5)
 
 
 def _keeps_probabilities(operation: Operation | Fixed) -> bool:
@@ -83,7 +83,9 @@ def _one_threshold(source: Path, name: str, what: Pointwise) -> float:
     return what.threshold[0]
 
 
-def decision_keys(source: Path, decision: Decision, scores: int, ending: Ending, given: Mapping[str, Any]) -> dict[str, Any]:
+def decision_keys(
+    source: Path, decision: PostProcessing, scores: int, ending: Ending, given: Mapping[str, Any]
+) -> dict[str, Any]:
     """Activation, task and threshold of the contract.
 
     Args:
@@ -111,7 +113,7 @@ def decision_keys(source: Path, decision: Decision, scores: int, ending: Ending,
     return keys
 
 
-def _by_activation(decision: Decision, scores: int) -> dict[str, Any]:
+def _by_activation(decision: PostProcessing, scores: int) -> dict[str, Any]:
     task = "binary" if scores == 1 else "multilabel" if decision.activation == "sigmoid" else "multiclass"
     if decision.activation is None or (decision.activation == "softmax" and scores == 1):
         return {}
@@ -119,7 +121,7 @@ def _by_activation(decision: Decision, scores: int) -> dict[str, Any]:
     return {"activation": decision.activation, "task": task, **threshold}
 
 
-def _by_graph(decision: Decision, scores: int, ending: Ending) -> dict[str, Any]:
+def _by_graph(decision: PostProcessing, scores: int, ending: Ending) -> dict[str, Any]:
     """By the last operator, where it gives probabilities."""
     if not ending.is_probability:
         return {}

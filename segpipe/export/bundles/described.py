@@ -20,7 +20,7 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightsFile:
     """The file with the network."""
 
     form: Literal["onnx", "torchscript", "state"]
@@ -49,7 +49,7 @@ class Described:
 
     keys: Mapping[str, Any]
     """Keys of the contract, but for those of the decision."""
-    own_weights: Callable[[], Weights]
+    own_weights: Callable[[], WeightsFile]
     """Finds the package's weights."""
     own_architecture: Callable[[], Architecture | None]
     """Finds the code that builds the network around a state."""

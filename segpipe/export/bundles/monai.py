@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.errors import ExportError
-from segpipe.export.bundles.described import Architecture, Described, Weights
+from segpipe.export.bundles.described import Architecture, Described, WeightsFile
 from segpipe.export.bundles.monai_config import Config, Expression
-from segpipe.export.bundles.monai_transforms import Prepared, finished, prepared, transforms_of
+from segpipe.export.bundles.monai_transforms import Preprocessing, finished, prepared, transforms_of
 from segpipe.export.bundles.package import Package
 from segpipe.export.bundles.steps import OWN, Pointwise, Step, scaled
 from segpipe.storage.documents import shortened
@@ -112,7 +112,7 @@ def _defined(described: Mapping[str, Any], count: int) -> list[str]:
 
 
 def _tiling(
-    source: Path, config: Config, image: Mapping[str, Any], ready: Prepared, given: Mapping[str, Any]
+    source: Path, config: Config, image: Mapping[str, Any], ready: Preprocessing, given: Mapping[str, Any]
 ) -> tuple[int, dict[str, Any], list[str]]:
     """Number of the network's spatial axes, tile and overlap, and notes."""
     inferer = config.get("inferer")
@@ -167,7 +167,7 @@ def _inferer_notes(kind: str, inferer: Mapping[str, Any]) -> Sequence[str]:
     return []
 
 
-def _place(ready: Prepared, ndim: int) -> dict[str, Any]:
+def _place(ready: Preprocessing, ndim: int) -> dict[str, Any]:
     """Orientation and spacing, in the order of the network's axes."""
     keys: dict[str, Any] = {"orientation": ready.orientation} if ready.orientation else {}
     if ready.spacing is not None and ndim == 3:
@@ -183,12 +183,12 @@ def _decided(steps: Sequence[Step], decided: Sequence[str], scores: int) -> list
     return [*kept, Step("AsDiscrete", Pointwise("softmax"))]
 
 
-def _weights(package: Package, config: Config) -> Weights:
+def _weights(package: Package, config: Config) -> WeightsFile:
     for name in WEIGHTS:
         if package.has(name):
             form = {".onnx": "onnx", ".ts": "torchscript"}.get(Path(name).suffix, "state")
             network = _network(package.source, config) if form == "state" else None
-            return Weights(form, package.path(name), network)  # type: ignore[arg-type]
+            return WeightsFile(form, package.path(name), network)  # type: ignore[arg-type]
     raise ExportError(
         f"{package.source} must hold {', '.join(WEIGHTS[:-1])} or {WEIGHTS[-1]}, and holds none: download the "
         "weights into it "

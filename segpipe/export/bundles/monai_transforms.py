@@ -8,7 +8,7 @@ from typing import Any
 from segpipe.contract.keys import ORIENTED
 from segpipe.errors import ExportError
 from segpipe.export.bundles.monai_config import Expression
-from segpipe.export.bundles.steps import LARGEST, Affine, Clip, Fixed, Numbers, Pointwise, Statistics, Step, refused
+from segpipe.export.bundles.steps import LARGEST, Affine, CaseNormalization, Clip, Fixed, Numbers, Pointwise, Step, refused
 from segpipe.storage.documents import shortened
 
 KEPT = {
@@ -31,7 +31,7 @@ class Transform:
 
 
 @dataclass
-class Prepared:
+class Preprocessing:
     """What the transforms before a network ask for."""
 
     steps: list[Step] = field(default_factory=list)
@@ -97,13 +97,13 @@ def _is_enabled(one: Transform) -> bool:
     return one.values.get("_disabled_") not in (True, "True", "true")
 
 
-def prepared(source: Path, transforms: Sequence[Transform], channels: int) -> Prepared:
+def prepared(source: Path, transforms: Sequence[Transform], channels: int) -> Preprocessing:
     """Read the transforms before the network.
 
     Raises:
         ExportError: one has no counterpart; the message names it.
     """
-    found = Prepared()
+    found = Preprocessing()
     resampled = False
     for one in transforms:
         given = _Given(source, one, channels)
@@ -118,7 +118,7 @@ def prepared(source: Path, transforms: Sequence[Transform], channels: int) -> Pr
         elif one.name in _SCALES:
             step = _SCALES[one.name](given)
             found.steps += [Step(one.name, part) for part in step]
-            if resampled and any(isinstance(part, Statistics) for part in step):
+            if resampled and any(isinstance(part, CaseNormalization) for part in step):
                 found.notes.append(f"{one.name} comes after Spacing: segpipe takes a case's statistics before it resamples")
         else:
             raise refused(source, one.name, "has no counterpart in a contract")
@@ -211,7 +211,7 @@ def _limits(low: float | None, high: float | None) -> tuple[float, float]:
     return (-LARGEST if low is None else low), (LARGEST if high is None else high)
 
 
-def _normalize(given: _Given) -> list[Fixed | Statistics]:
+def _normalize(given: _Given) -> list[Fixed | CaseNormalization]:
     ends = [given.get(key) for key in ("subtrahend", "divisor")]
     nonzero = given.flag("nonzero")
     if all(end is not None for end in ends):
@@ -220,16 +220,16 @@ def _normalize(given: _Given) -> list[Fixed | Statistics]:
         return [Fixed(given.numbers("subtrahend"), given.numbers("divisor"))]
     if any(end is not None for end in ends):
         raise given.refused("has one of subtrahend and divisor, and takes the other from the case")
-    return [Statistics("zscore", nonzero=nonzero, together=given.together)]
+    return [CaseNormalization("zscore", nonzero=nonzero, together=given.together)]
 
 
-def _scale(given: _Given) -> list[Affine | Statistics]:
+def _scale(given: _Given) -> list[Affine | CaseNormalization]:
     low, high = (given.get(key, default) for key, default in (("minv", 0.0), ("maxv", 1.0)))
     if low is None and high is None:
         return [Affine((1 + given.number("factor"),))] if given.get("factor") is not None else []
     if low is None or high is None:
         raise given.refused("has one of minv and maxv")
-    return [Statistics("minmax", together=given.together), *_onto(float(low), float(high))]
+    return [CaseNormalization("minmax", together=given.together), *_onto(float(low), float(high))]
 
 
 def _onto(low: float, high: float) -> list[Any]:
@@ -244,19 +244,19 @@ def _percentiles(given: _Given) -> list[Any]:
     if given.get("b_min") is None or given.get("b_max") is None:
         if given.flag("clip") and given.get("b_min") != given.get("b_max"):
             raise given.refused("limits pixels on one side of the range")
-        return [Statistics("minmax", percentiles=(low, high), together=given.together)]
+        return [CaseNormalization("minmax", percentiles=(low, high), together=given.together)]
     cut = [Clip(0.0, 1.0)] if given.flag("clip") else []
     ends = _onto(given.number("b_min"), given.number("b_max"))
-    return [Statistics("minmax", percentiles=(low, high), together=given.together), *cut, *ends]
+    return [CaseNormalization("minmax", percentiles=(low, high), together=given.together), *cut, *ends]
 
 
-def _clip_percentiles(given: _Given) -> list[Statistics]:
+def _clip_percentiles(given: _Given) -> list[CaseNormalization]:
     if given.get("sharpness_factor") is not None:
         raise given.refused("limits pixels softly (sharpness_factor)")
     low, high = (
         default if given.get(key) is None else given.number(key) for key, default in (("lower", 0.0), ("upper", 100.0))
     )
-    return [Statistics("clip", percentiles=(low, high), together=given.together)]
+    return [CaseNormalization("clip", percentiles=(low, high), together=given.together)]
 
 
 def _threshold(given: _Given) -> list[Clip]:
@@ -288,7 +288,11 @@ def _without_repeats(steps: Sequence[Step]) -> list[Step]:
 
 
 def _takes_out(first: Any, second: Any) -> bool:
-    if not isinstance(first, Statistics) or not isinstance(second, Statistics) or "clip" in (first.kind, second.kind):
+    if (
+        not isinstance(first, CaseNormalization)
+        or not isinstance(second, CaseNormalization)
+        or "clip" in (first.kind, second.kind)
+    ):
         return False
     plain = second.epsilon == 0 and second.percentiles is None and not (first.nonzero or second.nonzero)
     return plain and first.together == second.together

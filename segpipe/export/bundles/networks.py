@@ -7,13 +7,13 @@ import onnx
 from segpipe.contract import Contract
 from segpipe.errors import ExportError
 from segpipe.export.attach import load_whole
-from segpipe.export.bundles.described import Described, Weights
+from segpipe.export.bundles.described import Described, WeightsFile
 from segpipe.network.signature import TensorSpec, signature
 from segpipe.process.extras import install
 
 
 def graph_of(
-    described: Described, weights: Weights, contract: Contract, *, trust: bool
+    described: Described, weights: WeightsFile, contract: Contract, *, trust: bool
 ) -> tuple[onnx.ModelProto, tuple[str, str]]:
     """The graph, and the names of its image input and of its scores.
 
@@ -40,7 +40,7 @@ def graph_of(
     return exported(described, weights, contract, trust=trust), ("image", "scores")
 
 
-def _named(tensors: Sequence[TensorSpec], wanted: str | int, weights: Weights) -> str:
+def _named(tensors: Sequence[TensorSpec], wanted: str | int, weights: WeightsFile) -> str:
     """The tensor of a name; the only one; or the one in that position.
 
     Raises:

@@ -56,7 +56,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Statistics:
+class CaseNormalization:
     """Normalisation by a case's own statistics."""
 
     kind: Literal["zscore", "minmax", "clip"]
@@ -82,7 +82,7 @@ class Step:
     """A step, and what its description calls it."""
 
     name: str
-    what: Affine | Fixed | Clip | Statistics | Pointwise
+    what: Affine | Fixed | Clip | CaseNormalization | Pointwise
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def scaled(source: Path, steps: Sequence[Step], channels: int) -> Scaled:
         ExportError: a step needs statistics of what only the graph computes.
     """
     before, rest = _affine_part(steps)
-    statistics, rest = (rest[0], rest[1:]) if rest and isinstance(rest[0].what, Statistics) else (None, rest)
+    statistics, rest = (rest[0], rest[1:]) if rest and isinstance(rest[0].what, CaseNormalization) else (None, rest)
     last = before[-1].what if before and statistics is None and not rest else None
     fixed = last if isinstance(last, Fixed) else None
     keys = _folded([step.what for step in (before[:-1] if fixed else before)], channels)
@@ -116,7 +116,7 @@ def scaled(source: Path, steps: Sequence[Step], channels: int) -> Scaled:
 def _affine_part(steps: Sequence[Step]) -> tuple[list[Step], list[Step]]:
     """The steps before the first that is neither an affine map nor a clip, and all others."""
     for k, step in enumerate(steps):
-        if isinstance(step.what, Statistics | Pointwise):
+        if isinstance(step.what, CaseNormalization | Pointwise):
             return list(steps[:k]), list(steps[k:])
     return list(steps), []
 
@@ -163,7 +163,7 @@ def _of_case(source: Path, step: Step, rest: list[Step], before: dict[str, Any])
         ExportError: a contract has one set of limits, and the description two.
     """
     own = step.what
-    assert isinstance(own, Statistics)
+    assert isinstance(own, CaseNormalization)
     keys: dict[str, Any] = {"normalize": "none" if own.kind == "clip" else own.kind}
     keys |= {"epsilon": own.epsilon} if own.epsilon else {}
     keys |= {"statistics_over": "nonzero"} if own.nonzero else {}
@@ -184,8 +184,8 @@ def _after_clip(source: Path, clip: Step, rest: list[Step], keys: dict[str, Any]
     """A normalisation by the statistics of the clipped pixels, where one follows."""
     following = rest[0].what if rest else None
     own = clip.what
-    assert isinstance(own, Statistics)
-    if not isinstance(following, Statistics) or following.kind == "clip":
+    assert isinstance(own, CaseNormalization)
+    if not isinstance(following, CaseNormalization) or following.kind == "clip":
         return rest, keys
     if (following.together, following.nonzero) != (own.together, own.nonzero) or following.percentiles not in (
         None,
@@ -197,7 +197,7 @@ def _after_clip(source: Path, clip: Step, rest: list[Step], keys: dict[str, Any]
 
 
 def _inside(source: Path, step: Step) -> Affine | Clip | Pointwise:
-    if isinstance(step.what, Statistics):
+    if isinstance(step.what, CaseNormalization):
         raise refused(source, step.name, "takes statistics of what other steps made, and a contract takes those of pixels")
     return step.what.affine if isinstance(step.what, Fixed) else step.what
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from segpipe.contract import Contract
 from segpipe.errors import DisagreementError, ExportError
-from segpipe.export.bundles.described import Architecture, Described, Weights
+from segpipe.export.bundles.described import Architecture, Described, WeightsFile
 from segpipe.export.families import Network, in_a_line
 from segpipe.export.graph import Scorer, score, to_onnx
 from segpipe.export.large import loadable
@@ -32,7 +32,7 @@ KNOWN = ("monai.networks.nets",)
 """Modules whose classes build networks and do nothing else."""
 
 
-def exported(described: Described, weights: Weights, contract: Contract, *, trust: bool) -> onnx.ModelProto:
+def exported(described: Described, weights: WeightsFile, contract: Contract, *, trust: bool) -> onnx.ModelProto:
     """The graph at the contract's tile, from ``image`` to ``scores``, with a free batch.
 
     Raises:
@@ -50,7 +50,7 @@ def exported(described: Described, weights: Weights, contract: Contract, *, trus
     return proto
 
 
-def _opened(weights: Weights, trust: bool) -> Network:
+def _opened(weights: WeightsFile, trust: bool) -> Network:
     if weights.form == "torchscript":
         if form_of(weights.path) != "torchscript":
             raise ExportError(f"{weights.path.name} must be TorchScript, and is not: correct the description")

@@ -28,7 +28,7 @@ from segpipe.network.shapes import by
 
 
 @dataclass(frozen=True)
-class Opened:
+class TrainedConfiguration:
     """What a trained folder says, before its network is built."""
 
     folder: TrainedFolder
@@ -56,7 +56,7 @@ def export_nnunet(settings: NnunetSettings, say: Say) -> Iterator[Exported]:
         yield write(_trace(opened, checkpoints, say), file, say)
 
 
-def opened_folder(folder: TrainedFolder, checkpoints: Sequence[Checkpoint]) -> Opened:
+def opened_folder(folder: TrainedFolder, checkpoints: Sequence[Checkpoint]) -> TrainedConfiguration:
     """The configuration that checkpoints were trained in, and its contract.
 
     Raises:
@@ -76,10 +76,10 @@ def opened_folder(folder: TrainedFolder, checkpoints: Sequence[Checkpoint]) -> O
             "TRAINER__PLANS__CONFIGURATION, as nnU-Net does"
         )
     configuration = configuration_of(folder.plans, name)
-    return Opened(folder, configuration, contract_of(folder, configuration, first.flips))
+    return TrainedConfiguration(folder, configuration, contract_of(folder, configuration, first.flips))
 
 
-def _trace(opened: Opened, checkpoints: Sequence[Checkpoint], say: Say) -> Traced:
+def _trace(opened: TrainedConfiguration, checkpoints: Sequence[Checkpoint], say: Say) -> Traced:
     contract, architecture = opened.contract, opened.configuration.architecture
     module = network_of(architecture, checkpoints, contract.channel_count, contract.scores)
     folds = f", mean of {len(checkpoints)} folds" if isinstance(module, Folds) else ""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from segpipe.errors import ExportError
 from segpipe.export.make import Exported, Say
-from segpipe.export.model_list import Entry, check_list, write_list
+from segpipe.export.model_list import ListedModel, check_list, write_list
 from segpipe.export.nnunet.folder import TrainedFolder, open_folder
 from segpipe.export.nnunet.make import export_nnunet
 from segpipe.export.nnunet.settings import NnunetSettings
@@ -29,7 +29,7 @@ def export_list(each: Sequence[NnunetSettings], output: Path, say: Say) -> Itera
         for one in export_nnunet(own, say):
             made.append(one.path)
             yield one
-        entries.append(Entry(name, tuple(made)))
+        entries.append(ListedModel(name, tuple(made)))
     classes = write_list(entries, output)
     say(f"{output}: {len(entries)} models, {len(classes)} classes")
 

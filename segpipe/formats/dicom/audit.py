@@ -53,7 +53,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class SeriesAudit:
     """The result of an audit: faults, or else a grid."""
 
     faults: tuple[Fault, ...]
@@ -79,27 +79,27 @@ class _Planes:
     """The smaller side of a pixel in mm."""
 
 
-def audit(frames: Sequence[Frame]) -> Audit:
+def audit(frames: Sequence[Frame]) -> SeriesAudit:
     """Check that frames are equal planes at equal distances, one above the other, and give their grid."""
     if faults := tuple(_without_geometry(frames)):
-        return Audit(faults)
+        return SeriesAudit(faults)
     directions, turned = _axes_of(frames)
     spacing, sized = _spacing(frames)
     if faults := (*turned.faults, *sized.faults):
-        return Audit(faults)
+        return SeriesAudit(faults)
     planes = _sorted_planes(frames, directions, min(spacing))
     spaced = _audit_positions(planes)
     notes = (*turned.notes, *sized.notes, *spaced.notes)
     if spaced.faults:
-        return Audit(spaced.faults, notes=notes)
+        return SeriesAudit(spaced.faults, notes=notes)
     step, said = _plane_distance(planes)
     if not step:
-        return Audit((Fault("no geometry", said),))
+        return SeriesAudit((Fault("no geometry", said),))
     steps = np.column_stack([directions[2] * step, directions[1] * spacing[0], directions[0] * spacing[1]])
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = LPS @ steps, LPS @ np.array(planes.frames[0].position)
     grid = VoxelGrid((len(frames), *frames[0].shape), matrix_rows(affine))
-    return Audit((), planes.order, grid, (*notes, said) if said else notes)
+    return SeriesAudit((), planes.order, grid, (*notes, said) if said else notes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, MultiFrameTrueColorSecondaryCaptureImageStorage
 
 from segpipe.errors import OutputError
-from segpipe.formats.dicom.reference import NOT_A_DEVICE, STATED, UTF8, Authorship, Reference, drop_clock
-from segpipe.formats.dicom.seg import PIXEL_DATA_HEAD, Labels, shows
+from segpipe.formats.dicom.reference import NOT_A_DEVICE, STATED, UTF8, Authorship, SourceReference, drop_clock
+from segpipe.formats.dicom.seg import PIXEL_DATA_HEAD, SegmentedPlanes, shows
 from segpipe.formats.style import Segment
 
 NUMBER = 3000
@@ -47,7 +47,7 @@ class Pictures:
     """The pictures of a mask; each is drawn when it is written."""
 
     values: Values
-    labels: Labels
+    labels: SegmentedPlanes
     planes: Sequence[int]
     """Planes that are shown, in order."""
     step: int
@@ -63,7 +63,7 @@ class Pictures:
             yield overlaid(grey, self.labels.plane(k)[:, :: self.step, :: self.step], self.labels.segments)
 
 
-def pictures_of(reference: Reference, values: Values, labels: Labels, counts: NDArray[np.int64]) -> Pictures:
+def pictures_of(reference: SourceReference, values: Values, labels: SegmentedPlanes, counts: NDArray[np.int64]) -> Pictures:
     """Pictures of some slices of a mask.
 
     Args:
@@ -77,7 +77,7 @@ def pictures_of(reference: Reference, values: Values, labels: Labels, counts: ND
     return Pictures(values=values, labels=labels, planes=planes, step=step, window=window, inverted=reference.inverted)
 
 
-def write_capture(path: Path, reference: Reference, pictures: Pictures, author: Authorship) -> None:
+def write_capture(path: Path, reference: SourceReference, pictures: Pictures, author: Authorship) -> None:
     """Write pictures to a new file, one by one, and compare the file with them.
 
     Raises:
@@ -161,7 +161,7 @@ def _inner(shown: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:])
 
 
-def _header(reference: Reference, author: Authorship, instance: str) -> Any:
+def _header(reference: SourceReference, author: Authorship, instance: str) -> Any:
     """The modules of patient, study, series and equipment."""
     common = reference.common
     capture: Any = highdicom.SOPClass(
@@ -195,7 +195,7 @@ def _header(reference: Reference, author: Authorship, instance: str) -> Any:
     return capture
 
 
-def _describe(capture: Dataset, reference: Reference, pictures: Pictures) -> None:
+def _describe(capture: Dataset, reference: SourceReference, pictures: Pictures) -> None:
     """The modules of the image."""
     capture.ConversionType = "WSD"
     capture.ImageType = ["DERIVED", "SECONDARY"]
@@ -222,7 +222,7 @@ def _aspect(spacing: tuple[float, float]) -> list[int]:
     return [ratio.numerator, ratio.denominator]
 
 
-def _source(reference: Reference, plane: int) -> Dataset:
+def _source(reference: SourceReference, plane: int) -> Dataset:
     source, instance = Dataset(), reference.planes[plane]
     source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = instance.sop_class, instance.sop_instance
     if instance.frame is not None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from segpipe.contract import Contract
-from segpipe.formats.case import Case, Choice, FamilyCases
+from segpipe.formats.case import Case, CaseSelection, FamilyCases
 from segpipe.formats.identity import Beside, Identity
 from segpipe.formats.sink import Derived, Sink, Space, Target
 from segpipe.formats.source import Source
@@ -24,7 +24,7 @@ def is_one(path: str) -> bool:
     return names.is_one(path)
 
 
-def find(files: Sequence[tuple[str, str]], choice: Choice) -> FamilyCases:
+def find(files: Sequence[tuple[str, str]], choice: CaseSelection) -> FamilyCases:
     from segpipe.formats.dicom.names import cases_of
 
     return cases_of(files, choice)
@@ -73,10 +73,10 @@ def derived_memory(derived: Derived, classes: int, planes: int) -> float:
     return space.derived_memory(derived, classes, planes)
 
 
-def uids(origin: object, output: Store, names: Sequence[str]) -> dict[str, Any]:
+def uids(template: object, output: Store, names: Sequence[str]) -> dict[str, Any]:
     from segpipe.formats.dicom.uids import uids_of
 
-    return uids_of(origin, output, names)
+    return uids_of(template, output, names)
 
 
 def verify(files: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from segpipe.errors import case_errors
-from segpipe.formats.case import Case, Choice, FamilyCases
+from segpipe.formats.case import Case, CaseSelection, FamilyCases
 from segpipe.formats.dicom.header import Header, NotDicomError, read_header
 from segpipe.formats.dicom.names import has_suffix
 from segpipe.formats.dicom.series import Frame, Series, pack
@@ -60,7 +60,7 @@ class _Headers:
     """Name, path and error of files that should be DICOM."""
 
 
-def find(files: Sequence[tuple[str, str]], choice: Choice) -> FamilyCases:
+def find(files: Sequence[tuple[str, str]], choice: CaseSelection) -> FamilyCases:
     """The cases of some DICOM files: names below the searched folder, and paths."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a header has wrong is said by the audit, without values of patients
@@ -261,7 +261,7 @@ def _is_chosen(series: Series, text: str | None) -> bool:
     return wanted in (series.uid.casefold(), series.number) or wanted in description
 
 
-def _cases(volumes: Sequence[_Volume], choice: Choice) -> Iterator[Case]:
+def _cases(volumes: Sequence[_Volume], choice: CaseSelection) -> Iterator[Case]:
     """A case per volume, with a name and a path of its own."""
     name_of: Callable[[_Volume], str] = _uid_name if choice.names == "uid" else _path_name
     named = sorted(((name_of(volume), volume) for volume in volumes), key=lambda pair: (pair[0], _order(pair[1])))

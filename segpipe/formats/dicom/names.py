@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from segpipe.formats.case import Choice, FamilyCases
+from segpipe.formats.case import CaseSelection, FamilyCases
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
@@ -43,7 +43,7 @@ def is_one(path: str) -> bool:
         return False
 
 
-def cases_of(files: Sequence[tuple[str, str]], choice: Choice) -> FamilyCases:
+def cases_of(files: Sequence[tuple[str, str]], choice: CaseSelection) -> FamilyCases:
     """The cases of some files: names below the searched folder, and paths. Without a DICOM file no header is read."""
     kept, others = list[tuple[str, str]](), list[str]()
     for name, path in files:

@@ -77,7 +77,7 @@ class Instance:
 
 
 @dataclass(frozen=True)
-class Reference:
+class SourceReference:
     """The source of a mask, plane by plane; picklable."""
 
     common: Dataset
@@ -147,7 +147,7 @@ class Reference:
         return self.planes[0].frame is not None
 
 
-def reference_of(series: Series, header: Dataset) -> Reference:
+def reference_of(series: Series, header: Dataset) -> SourceReference:
     """The source of a mask whose planes are the frames of a series.
 
     Args:
@@ -159,7 +159,7 @@ def reference_of(series: Series, header: Dataset) -> Reference:
     assert first.directions is not None
     assert first.spacing is not None
     with lenient():
-        return Reference(
+        return SourceReference(
             common=_common(header, series),
             series=series.uid,
             number=int(series.number) if series.number.isdigit() else 0,
@@ -242,13 +242,13 @@ class Authorship:
     title: str = EQUIPMENT
     """Name of the model, for people."""
 
-    def uid(self, reference: Reference, *kind: str) -> str:
+    def uid(self, reference: SourceReference, *kind: str) -> str:
         """UID of an object of this kind that is derived from the planes of a series."""
         frames = ((plane.sop_instance, plane.frame) for plane in reference.planes)
         sources = (instance if frame is None else f"{instance} {frame}" for instance, frame in frames)
         return derived_uid(__version__, self.model, self.content, *kind, *sources)
 
-    def series_uid(self, reference: Reference, kind: str) -> str:
+    def series_uid(self, reference: SourceReference, kind: str) -> str:
         """UID of the series that holds the objects of this kind."""
         return derived_uid(__version__, self.model, kind, reference.series)
 
@@ -271,13 +271,13 @@ def lenient() -> Iterator[None]:
         yield
 
 
-def light_images(reference: Reference) -> list[Dataset]:
+def light_images(reference: SourceReference) -> list[Dataset]:
     """Headers in the form that highdicom derives files from; of one row and one column each, since its functional
     groups need only know which plane shows which segment."""
     return [_multiframe(reference)] if reference.is_multiframe else [*_single_frames(reference)]
 
 
-def _image(reference: Reference, instance: Instance) -> Dataset:
+def _image(reference: SourceReference, instance: Instance) -> Dataset:
     image = Dataset()
     image.update(reference.common)
     image.SOPClassUID, image.SOPInstanceUID = instance.sop_class, instance.sop_instance
@@ -288,7 +288,7 @@ def _image(reference: Reference, instance: Instance) -> Dataset:
     return image
 
 
-def _single_frames(reference: Reference) -> Iterable[Dataset]:
+def _single_frames(reference: SourceReference) -> Iterable[Dataset]:
     for instance, position in zip(reference.planes, reference.positions, strict=True):
         image = _image(reference, instance)
         _set_measures(image, reference)
@@ -297,7 +297,7 @@ def _single_frames(reference: Reference) -> Iterable[Dataset]:
         yield image
 
 
-def _set_measures(item: Dataset, reference: Reference) -> None:
+def _set_measures(item: Dataset, reference: SourceReference) -> None:
     item.PixelSpacing = decimals(*reference.spacing)
     (item.SliceThickness,) = decimals(reference.thickness)
     (item.SpacingBetweenSlices,) = decimals(reference.gap)
@@ -308,7 +308,7 @@ def decimals(*numbers: float) -> list[DSfloat]:
     return [DSfloat(number, auto_format=True) for number in numbers]
 
 
-def _multiframe(reference: Reference) -> Dataset:
+def _multiframe(reference: SourceReference) -> Dataset:
     """A header of the chosen frames alone, numbered as the planes are."""
     image = _image(reference, reference.planes[0])
     image.NumberOfFrames = len(reference.planes)

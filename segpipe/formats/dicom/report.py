@@ -14,7 +14,16 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from segpipe import __version__
 from segpipe.formats.dicom.concepts import concepts_of, schemes, text
-from segpipe.formats.dicom.reference import MULTI, SINGLE, UTF8, Authorship, Reference, derived_uid, drop_clock, light_images
+from segpipe.formats.dicom.reference import (
+    MULTI,
+    SINGLE,
+    UTF8,
+    Authorship,
+    SourceReference,
+    derived_uid,
+    drop_clock,
+    light_images,
+)
 from segpipe.formats.style import Segment
 from segpipe.geometry.grid import MM3_PER_ML
 
@@ -48,7 +57,11 @@ Lesion = Mapping[str, Any]
 
 
 def measurement_report(
-    reference: Reference, segmentation: Dataset, shown: Mapping[Segment, int], lesions: Sequence[Lesion], author: Authorship
+    reference: SourceReference,
+    segmentation: Dataset,
+    shown: Mapping[Segment, int],
+    lesions: Sequence[Lesion],
+    author: Authorship,
 ) -> Any:
     """A report of the volume of every segment, and of the largest lesions.
 
@@ -86,7 +99,7 @@ def measurement_report(
     return report
 
 
-def _evidence(reference: Reference, segmentation: Dataset) -> list[Dataset]:
+def _evidence(reference: SourceReference, segmentation: Dataset) -> list[Dataset]:
     """Source and SEG; the SEG first where highdicom may not know the class of the source: it copies patient and study of
     the first."""
     images = light_images(reference)
@@ -114,7 +127,7 @@ def _text(lesions: Sequence[Lesion]) -> str:
 class _About:
     """The objects that measurement groups refer to."""
 
-    reference: Reference
+    reference: SourceReference
     segmentation: Dataset
     algorithm: sr.AlgorithmIdentification
 

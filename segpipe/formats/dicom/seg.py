@@ -26,7 +26,7 @@ from segpipe.formats.dicom.reference import (
     SINGLE,
     UTF8,
     Authorship,
-    Reference,
+    SourceReference,
     derived_uid,
     drop_clock,
     light_images,
@@ -48,7 +48,7 @@ CODEC = "pydicom"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Labels:
+class SegmentedPlanes:
     """A mask, plane by plane."""
 
     plane: Callable[[int], NDArray[Any]]
@@ -60,7 +60,7 @@ class Labels:
 
 
 @dataclass(frozen=True, eq=False)
-class Survey:
+class MaskContent:
     """The content of a mask."""
 
     counts: NDArray[np.int64]
@@ -76,7 +76,7 @@ class Survey:
         return self.counts > 0
 
 
-def survey(labels: Labels) -> Survey:
+def survey(labels: SegmentedPlanes) -> MaskContent:
     """Count the voxels of every segment in every plane."""
     segments = labels.segments
     counts, overlap, digest = np.zeros((labels.count, len(segments)), np.int64), False, hashlib.sha256()
@@ -85,7 +85,7 @@ def survey(labels: Labels) -> Survey:
         digest.update(plane.tobytes())
         counts[k] = _counts(plane, segments)
         overlap = overlap or _overlap(plane, segments)
-    return Survey(counts, overlap, digest.hexdigest())
+    return MaskContent(counts, overlap, digest.hexdigest())
 
 
 def _counts(plane: NDArray[Any], segments: Sequence[Segment]) -> list[int]:
@@ -112,7 +112,7 @@ def shows(plane: NDArray[Any], segment: Segment) -> NDArray[np.bool_]:
     return shown
 
 
-def check_kind(kind: Kind, found: Survey) -> None:
+def check_kind(kind: Kind, found: MaskContent) -> None:
     """Refuse a label map of segments that overlap: it has one label for each voxel.
 
     Raises:
@@ -125,7 +125,9 @@ def check_kind(kind: Kind, found: Survey) -> None:
         )
 
 
-def write_segmentation(path: Path, reference: Reference, labels: Labels, author: Authorship, kind: Kind) -> Dataset:
+def write_segmentation(
+    path: Path, reference: SourceReference, labels: SegmentedPlanes, author: Authorship, kind: Kind
+) -> Dataset:
     """Write a SEG to a new file plane by plane, and return its header without pixels.
 
     Segments without voxels are described, too. Frames without
@@ -152,7 +154,7 @@ def write_segmentation(path: Path, reference: Reference, labels: Labels, author:
 
 
 def segmentation_header(
-    reference: Reference, found: Survey, segments: Sequence[Segment], author: Authorship, kind: Kind
+    reference: SourceReference, found: MaskContent, segments: Sequence[Segment], author: Authorship, kind: Kind
 ) -> Any:
     """A SEG without pixels: highdicom describes one voxel per plane and segment, whose frames have the same description."""
     shown = found.present if found.present.any() else found.present[:1]
@@ -190,11 +192,11 @@ def _one_voxel_each(shown: NDArray[np.bool_], kind: Kind) -> NDArray[np.uint8]:
     return shown.astype(np.uint8)[:, None, None, :]
 
 
-def _positions(reference: Reference) -> list[highdicom.PlanePositionSequence]:
+def _positions(reference: SourceReference) -> list[highdicom.PlanePositionSequence]:
     return [highdicom.PlanePositionSequence("PATIENT", position) for position in reference.positions]
 
 
-def _measures(reference: Reference) -> highdicom.PixelMeasuresSequence:
+def _measures(reference: SourceReference) -> highdicom.PixelMeasuresSequence:
     return highdicom.PixelMeasuresSequence(reference.spacing, reference.thickness, reference.gap)
 
 
@@ -207,7 +209,7 @@ def _description(number: int, segment: Segment, author: Authorship) -> SegmentDe
     return SegmentDescription(number, text(segment.name), category, kind, "AUTOMATIC", algorithm, display_color=color)
 
 
-def _complete(header: Dataset, reference: Reference, found: Survey) -> None:
+def _complete(header: Dataset, reference: SourceReference, found: MaskContent) -> None:
     """Set the attributes that highdicom cannot know, or takes from chance or the clock."""
     header.Rows, header.Columns = reference.shape
     header.SegmentsOverlap = "YES" if found.overlap else "NO"
@@ -228,7 +230,7 @@ def _known(images: Sequence[Dataset], classes: Sequence[str]) -> Iterator[Datase
         yield image
 
 
-def _renumber(header: Dataset, reference: Reference) -> None:
+def _renumber(header: Dataset, reference: SourceReference) -> None:
     """Replace positions of planes by the numbers of the frames that they come from."""
     for source in _sources(header):
         source.ReferencedFrameNumber = reference.planes[int(source.ReferencedFrameNumber) - 1].frame
@@ -248,7 +250,7 @@ def _sources(header: Dataset) -> Iterable[Dataset]:
     return {id(source): source for derivation in derivations for source in derivation.SourceImageSequence}.values()
 
 
-def frames_of(header: Dataset, reference: Reference) -> Iterator[tuple[int, int]]:
+def frames_of(header: Dataset, reference: SourceReference) -> Iterator[tuple[int, int]]:
     """Plane and segment number of each frame; the number is 0 in a label map, whose frames show all segments."""
     positions = np.array(reference.positions)
     shared = header.SharedFunctionalGroupsSequence[0]
@@ -259,7 +261,7 @@ def frames_of(header: Dataset, reference: Reference) -> Iterator[tuple[int, int]
         yield plane, int(identity[0].ReferencedSegmentNumber) if identity else 0
 
 
-def _images(header: Dataset, reference: Reference, labels: Labels) -> Iterator[NDArray[Any]]:
+def _images(header: Dataset, reference: SourceReference, labels: SegmentedPlanes) -> Iterator[NDArray[Any]]:
     """The image of each frame, shape ``(rows, columns)``."""
     dtype = np.uint16 if header.BitsAllocated == 16 else np.uint8
     for plane, number in frames_of(header, reference):
@@ -327,7 +329,7 @@ def _packed(images: Iterator[NDArray[np.uint8]]) -> Iterator[bytes]:
     yield np.packbits(rest, bitorder="little").tobytes()
 
 
-def check_segmentation(path: Path, reference: Reference, labels: Labels) -> None:
+def check_segmentation(path: Path, reference: SourceReference, labels: SegmentedPlanes) -> None:
     """Read a SEG, and compare every frame with the mask.
 
     Raises:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segpipe.errors import OutputError, SourceError
 from segpipe.formats.dicom.pixels import Decoder, value_type
-from segpipe.formats.dicom.source import Origin
+from segpipe.formats.dicom.source import SeriesTemplate
 from segpipe.formats.dicom.stored import UNREADABLE, error_text
 from segpipe.formats.nifti.sink import NiftiSink, is_own_volume
 from segpipe.formats.sink import Sink, Target
@@ -35,9 +35,9 @@ class SeriesSink:
     """Writes the NIfTI volume; the files that are made of it are written and compared before any file gets its name."""
 
     def __init__(self, target: Target) -> None:
-        assert isinstance(target.origin, Origin)
-        self._target, self._origin = target, target.origin
-        self._volume = NiftiSink(replace(target, origin=target.origin.nifti))
+        assert isinstance(target.template, SeriesTemplate)
+        self._target, self._template = target, target.template
+        self._volume = NiftiSink(replace(target, template=target.template.nifti))
         self.name = self._volume.name
         self.size = 0
         self._header = pydicom.Dataset()
@@ -101,27 +101,27 @@ class SeriesSink:
     @contextmanager
     def _decoded(self) -> Iterator[Callable[[int], NDArray[Any]]]:
         """The decoder of source planes."""
-        frames = self._origin.series.frames
+        frames = self._template.series.frames
         numbers = Counter(frame.path for frame in frames)
         with closing(Decoder(value_type(frames))) as decoder:
             yield lambda k: decoder.plane(frames[k], alone=numbers[frames[k].path] == 1)
 
     @cached_property
     def _labels(self) -> Any:
-        from segpipe.formats.dicom.seg import Labels
+        from segpipe.formats.dicom.seg import SegmentedPlanes
 
-        return Labels(self._volume.plane, self._origin.grid.shape[0], self._target.style.segments)
+        return SegmentedPlanes(self._volume.plane, self._template.grid.shape[0], self._target.style.segments)
 
     @cached_property
     def _reference(self) -> Any:
         from segpipe.formats.dicom.reference import reference_of, tags
 
-        path = self._origin.series.frames[0].path
+        path = self._template.series.frames[0].path
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags())
         except UNREADABLE as error:
             raise SourceError(f"{path} cannot be read as DICOM: {type(error).__name__}: {error_text(error)}") from error
-        return reference_of(self._origin.series, header)
+        return reference_of(self._template.series, header)
 
     @cached_property
     def _survey(self) -> Any:

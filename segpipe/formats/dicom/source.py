@@ -23,7 +23,7 @@ from segpipe.formats.dicom.plane_cache import PlaneCache, plane_cache_of
 from segpipe.formats.dicom.series import Series, unpack
 from segpipe.formats.dicom.stored import plugin_of
 from segpipe.formats.identity import Beside, Identity, identities, unhidden
-from segpipe.formats.nifti.sink import Origin as NiftiOrigin
+from segpipe.formats.nifti.sink import NiftiTemplate
 from segpipe.formats.source import Begun, Invalid, Pixels
 from segpipe.formats.volume.checks import box_near, check_local, check_overrides, declared_nodata, order_notes
 from segpipe.formats.volume.turning import network_grid
@@ -33,14 +33,14 @@ from segpipe.overrides import AS_STORED, Overrides
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class SeriesTemplate:
     """The facts about a series that a sink needs besides its grid."""
 
     series: Series
     """Frames in the order of the planes of ``grid``."""
     grid: VoxelGrid
     """The grid of the planes as they are stored: plane, row, column."""
-    nifti: NiftiOrigin
+    nifti: NiftiTemplate
     """The header of a NIfTI volume on this grid."""
 
 
@@ -83,7 +83,7 @@ class SeriesSource:
         self.files: tuple[str, ...] = self._series.files
         self.scene: Mapping[str, Mapping[str, str]] = {}
         self.notes = (*found.notes, *_value_notes(series), *order_notes(found.grid, contract))
-        self.origin = Origin(self._series, found.grid, _header(found.grid))
+        self.template = SeriesTemplate(self._series, found.grid, _header(found.grid))
         self._nodata = declared_nodata(path, self.dtype, overrides.nodata)
         self._padding = None if overrides.nodata is not None else padding_of(self._series.frames, self.dtype)
         self.notes += () if self._padding is None else (_padding_note(series),)
@@ -92,12 +92,12 @@ class SeriesSource:
     @property
     def unpacked(self) -> int:
         """Bytes of all decoded planes."""
-        return math.prod(self.origin.grid.shape) * self.dtype.itemsize
+        return math.prod(self.template.grid.shape) * self.dtype.itemsize
 
     @property
     def block(self) -> int:
         """Bytes of a plane, as stored, as float64 and as decoded."""
-        return math.prod(self.origin.grid.shape[1:]) * (8 + 8 + self.dtype.itemsize)
+        return math.prod(self.template.grid.shape[1:]) * (8 + 8 + self.dtype.itemsize)
 
     def memory(self, shape: tuple[int, ...]) -> int:
         """The planes that are being decoded: one. Decoded ones lie in TMPDIR."""
@@ -204,7 +204,7 @@ def _padding_note(series: Series) -> str:
     )
 
 
-def _header(grid: VoxelGrid) -> NiftiOrigin:
+def _header(grid: VoxelGrid) -> NiftiTemplate:
     """The header of a volume on a grid of planes, rows and columns; sform and qform say the same."""
     family: Any = nibabel.Nifti1Header
     header = family()
@@ -214,7 +214,7 @@ def _header(grid: VoxelGrid) -> NiftiOrigin:
     header.set_xyzt_units("mm")
     header.set_sform(affine, 1)
     header.set_qform(affine, 1)
-    return NiftiOrigin(header.binaryblock, header.endianness, packed=True)
+    return NiftiTemplate(header.binaryblock, header.endianness, packed=True)
 
 
 def is_same_series(place: str, files: Sequence[Identity], case: Case, beside: Beside) -> bool:

@@ -7,7 +7,7 @@ import pydicom
 
 from segpipe.errors import OutputError
 from segpipe.formats.dicom.names import has_suffix
-from segpipe.formats.dicom.source import Origin
+from segpipe.formats.dicom.source import SeriesTemplate
 from segpipe.formats.dicom.stored import UNREADABLE
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
@@ -15,14 +15,14 @@ from segpipe.storage.files import output_errors
 LEVELS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
-def uids_of(origin: object, output: Store, names: Sequence[str]) -> dict[str, Any]:
+def uids_of(template: object, output: Store, names: Sequence[str]) -> dict[str, Any]:
     """Study, series and instances that were read, and those of each DICOM file that was written.
 
     Raises:
         OutputError: a file that was written cannot be read.
     """
-    assert isinstance(origin, Origin)
-    series = origin.series
+    assert isinstance(template, SeriesTemplate)
+    series = template.series
     read = {
         "StudyInstanceUID": series.study,
         "SeriesInstanceUID": series.uid,

@@ -23,7 +23,7 @@ MARK = b"segpipe"
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class NiftiTemplate:
     """The parts of its input that a mask copies."""
 
     header: bytes
@@ -33,18 +33,18 @@ class Origin:
     packed: bool
 
 
-def origin_of(volume: Volume) -> Origin:
+def template_of(volume: Volume) -> NiftiTemplate:
     """What the sink of a volume's mask needs of its file."""
-    return Origin(volume.header.binaryblock, volume.header.endianness, volume.packed)
+    return NiftiTemplate(volume.header.binaryblock, volume.header.endianness, volume.packed)
 
 
-def mask_header(origin: Origin, style: Style) -> Any:
+def mask_header(template: NiftiTemplate, style: Style) -> Any:
     """The input's header with the data type, scale and intent of a mask; its affine and units stay.
 
     Extensions and texts are left out: they describe the input's voxels, or the patient.
     """
-    family: Any = nibabel.Nifti1Header if len(origin.header) == 348 else nibabel.Nifti2Header
-    header = family(origin.header, endianness=origin.order, check=False).as_byteswapped("<")
+    family: Any = nibabel.Nifti1Header if len(template.header) == 348 else nibabel.Nifti2Header
+    header = family(template.header, endianness=template.order, check=False).as_byteswapped("<")
     _set_shape(header, len(style.bands))
     header.set_data_dtype(np.dtype(style.dtype))
     header["vox_offset"] = header.single_vox_offset
@@ -82,10 +82,10 @@ class NiftiSink(VolumeSink):
     """Writes a volume with the header of its input; it is packed if the input is."""
 
     def _wrapped(self, target: Target) -> Wrapping:
-        origin = target.origin
-        assert isinstance(origin, Origin)
-        start = bytes(mask_header(origin, target.style).binaryblock) + bytes(4)  # no extensions
-        return Wrapping(PACKED if origin.packed else PLAIN, origin.packed, start)
+        template = target.template
+        assert isinstance(template, NiftiTemplate)
+        start = bytes(mask_header(template, target.style).binaryblock) + bytes(4)  # no extensions
+        return Wrapping(PACKED if template.packed else PLAIN, template.packed, start)
 
     def _read(self, path: str, several: int) -> Volume:
         return read_volume(path, several)

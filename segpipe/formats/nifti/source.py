@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from segpipe.errors import OutputError, SourceError, one_line
 from segpipe.formats.nifti.header import read_volume
-from segpipe.formats.nifti.sink import origin_of
+from segpipe.formats.nifti.sink import template_of
 from segpipe.formats.volume.file import Volume, check_trailer
 from segpipe.formats.volume.source import VolumeSource
 from segpipe.geometry.grid import Grid
@@ -26,7 +26,7 @@ class NiftiSource(VolumeSource):
 
     def _read(self, path: str, several: int) -> tuple[Volume, object]:
         volume = read_volume(path, several)
-        return volume, origin_of(volume)
+        return volume, template_of(volume)
 
 
 def read_mask(path: Path) -> tuple[NDArray[Any], Grid]:

@@ -68,13 +68,13 @@ SEVERAL = re.compile(r"LIST(\s|$)|.*%\d*d")
 
 
 @dataclass(frozen=True, slots=True)
-class NrrdOrigin:
+class NrrdTemplate:
     """The parts of its input that a mask copies: the fields that place it in space, as text."""
 
     fields: tuple[tuple[str, str], ...]
 
 
-def read_nrrd(path: str, several: int = 1) -> tuple[Volume, NrrdOrigin]:
+def read_nrrd(path: str, several: int = 1) -> tuple[Volume, NrrdTemplate]:
     """Read the header of a file that holds one volume, or ``several``: channels, or bands of a mask.
 
     Raises:
@@ -108,7 +108,7 @@ def read_nrrd(path: str, several: int = 1) -> tuple[Volume, NrrdOrigin]:
     with source_errors(file):
         size = Path(file).stat().st_size
     (check_packed if packed else check_length)(volume, size)
-    return volume, NrrdOrigin(_place_fields(path, text, spatial, len(header["sizes"])))
+    return volume, NrrdTemplate(_place_fields(path, text, spatial, len(header["sizes"])))
 
 
 def _text(path: str, head: bytes) -> tuple[list[str], int]:

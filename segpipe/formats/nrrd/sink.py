@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from segpipe import __version__
-from segpipe.formats.nrrd.header import MAGIC, MOST_HEADER, NrrdOrigin, read_nrrd
+from segpipe.formats.nrrd.header import MAGIC, MOST_HEADER, NrrdTemplate, read_nrrd
 from segpipe.formats.sink import Target
 from segpipe.formats.volume.file import Volume
 from segpipe.formats.volume.sink import VolumeSink, Wrapping, is_marked
@@ -22,10 +22,10 @@ NAMES = {"u1": "uint8", "u2": "uint16"}
 
 def mask_header(target: Target) -> bytes:
     """The header of a mask, up to the blank line: the place of the input, and no text of it that may name a patient."""
-    origin, grid, style = target.origin, target.grid, target.style
-    assert isinstance(origin, NrrdOrigin)
+    template, grid, style = target.template, target.grid, target.style
+    assert isinstance(template, NrrdTemplate)
     assert isinstance(grid, VoxelGrid)
-    bands, fields = len(style.bands), dict(origin.fields)
+    bands, fields = len(style.bands), dict(template.fields)
     more = {"space directions": " none", "spacings": " nan", "thicknesses": " nan"}
     place = [f"{name}: {value}{more.get(name, '') * (bands > 1)}" for name, value in fields.items()]
     sizes = [*map(str, reversed(grid.stored.shape)), *[str(bands)] * (bands > 1)]

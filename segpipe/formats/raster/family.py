@@ -94,9 +94,9 @@ def style(names: Mapping[int, str], colors: Mapping[int, Color]) -> bytes:
 
 
 def is_same_input(place: str, files: Sequence[Identity], case: Case, beside: Beside, remote: bool) -> bool:
-    from segpipe.formats.raster import origin
+    from segpipe.formats.raster import dataset_files
 
-    return origin.is_same_input(place, files, case.path, beside, remote=remote)
+    return dataset_files.is_same_input(place, files, case.path, beside, remote=remote)
 
 
 def verify(files: Sequence[str]) -> list[str]:

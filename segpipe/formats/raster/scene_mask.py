@@ -48,7 +48,7 @@ class MaskLimit:
         overrides = Overrides(tuple(bands), nodata="none", ignore_alpha=True, remote=remote)
         self._source = RasterSource(path, any_contract(len(bands)), overrides)
         try:
-            self._place = Place(path, grid, self._source.grid)
+            self._place = MaskPlacement(path, grid, self._source.grid)
             _check_integers(path, self._source.dtype, conditions)
             self._ratio = self._checked(grid.shape)
         except BaseException:
@@ -111,7 +111,7 @@ class MaskLimit:
         self._source.close()
 
 
-class Place:
+class MaskPlacement:
     """Where pixels of a scene lie on its mask.
 
     Args:

@@ -14,8 +14,8 @@ from rasterio.io import DatasetReader
 
 from segpipe.errors import SourceError
 from segpipe.formats.identity import SIDECAR, world_files
+from segpipe.formats.raster.dataset_files import own_files
 from segpipe.formats.raster.gdal import any_name
-from segpipe.formats.raster.origin import own_files
 from segpipe.formats.raster.references import parse_xml
 from segpipe.formats.raster.tiff import check_tags, is_number
 from segpipe.storage.paths import is_remote

@@ -23,7 +23,7 @@ from segpipe.errors import OutputError, of_system
 from segpipe.formats.raster.gdal import any_name, decoding, gdal_errors, gdal_options
 from segpipe.formats.raster.pam import EMPTY, sidecar
 from segpipe.formats.raster.readback import lost
-from segpipe.formats.raster.source import RasterOrigin, raster_window
+from segpipe.formats.raster.source import RasterTemplate, raster_window
 from segpipe.formats.sink import OVERVIEWS, Target
 from segpipe.formats.style import UNUSED, Style
 from segpipe.geometry.grid import Grid
@@ -320,10 +320,10 @@ def raster_sink(output: Store, name: str, grid: Grid, style: Style, threads: int
 
 def mask_sink(target: Target) -> RasterSink:
     """The sink of a mask or a confidence: a PNG for a plain picture if PNG can hold it, else a GeoTIFF."""
-    origin, grid, style = target.origin, target.grid, target.style
-    assert isinstance(origin, RasterOrigin)
+    template, grid, style = target.template, target.grid, target.style
+    assert isinstance(template, RasterTemplate)
     assert isinstance(grid, RasterGrid)
-    picture = origin.picture and len(style.bands) == 1 and style.dtype == "uint8"
+    picture = template.picture and len(style.bands) == 1 and style.dtype == "uint8"
     name = f"{target.stem}{'.png' if picture else '.tif'}"
     return raster_sink(target.output, name, grid, style, ENCODERS_BESIDE if target.spare else ENCODERS)
 

@@ -19,6 +19,7 @@ from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.formats.raster.bands import alpha_bands, bands_of, match_bands
 from segpipe.formats.raster.confine import confined
+from segpipe.formats.raster.dataset_files import files_of
 from segpipe.formats.raster.gdal import (
     MOST_CACHE_MB,
     at_one_go,
@@ -32,7 +33,6 @@ from segpipe.formats.raster.gdal import (
 from segpipe.formats.raster.gdal_readers import pinned
 from segpipe.formats.raster.kinds import explained, refuse_pages, refuse_slides
 from segpipe.formats.raster.orientation import Turn, take_exif, turn_of
-from segpipe.formats.raster.origin import files_of
 from segpipe.formats.raster.scene import read_scene
 from segpipe.formats.raster.sidecars import Checks
 from segpipe.formats.raster.validity import (
@@ -66,7 +66,7 @@ PICTURE_DRIVERS = frozenset({"PNG", "JPEG", "WEBP", "BMP"})
 
 
 @dataclass(frozen=True, slots=True)
-class RasterOrigin:
+class RasterTemplate:
     """Properties that a mask copies from its raster, besides the grid."""
 
     picture: bool
@@ -105,7 +105,7 @@ class RasterSource:
 
     def _place_notes(self) -> tuple[str, ...]:
         """Notes on why the case has no areas; none for a plain picture."""
-        return () if self.origin.picture and self.grid.defect is None else place_of(self.grid).notes
+        return () if self.template.picture and self.grid.defect is None else place_of(self.grid).notes
 
     def _alpha_notes_reopened(self) -> tuple[str, ...]:
         self._reopen()
@@ -178,7 +178,7 @@ class RasterSource:
         self._whole = _is_whole_png(dataset, self._path)
         self.scene: Scene = read_scene(dataset)
         picture = dataset.driver in PICTURE_DRIVERS and not self.grid.georeferenced
-        self.origin = RasterOrigin(picture)
+        self.template = RasterTemplate(picture)
         self.files = self._files_of(dataset)
         self._notes = (
             *said,

@@ -78,7 +78,7 @@ other form, so that the file has no georeferencing or nodata. It accepts floats 
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Tag:
     """One tag of a directory."""
 
     kind: int
@@ -94,7 +94,7 @@ class Entry:
 class Directory:
     """One image of a TIFF, by its tags."""
 
-    def __init__(self, file: BufferedReader, order: str, entries: dict[int, Entry]) -> None:
+    def __init__(self, file: BufferedReader, order: str, entries: dict[int, Tag]) -> None:
         self._file, self._order, self.entries = file, order, entries
         self._values: dict[int, NDArray[Any] | None] = {}
 
@@ -207,7 +207,7 @@ def directories(file: BufferedReader) -> Iterator[Directory]:
             tag, kind, values, value = struct.unpack_from(order + entry, body, i * sizes[1])
             inline = at + sizes[0] + (i + 1) * sizes[1] - sizes[2]
             item = SIZES.get(kind, 1)
-            entries[tag] = Entry(kind, values, inline if values * item <= sizes[2] else value)
+            entries[tag] = Tag(kind, values, inline if values * item <= sizes[2] else value)
         yield Directory(file, order, entries)
         (at,) = struct.unpack_from(order + pointer, body, n * sizes[1])
 

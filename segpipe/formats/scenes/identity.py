@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from segpipe.formats.case import Case
 from segpipe.formats.identity import Beside, Identity, identities, unhidden
-from segpipe.formats.raster.origin import has_no_more
+from segpipe.formats.raster.dataset_files import has_no_more
 from segpipe.formats.scenes.reading import product_of
 from segpipe.messages.url_secrets import without_secrets
 

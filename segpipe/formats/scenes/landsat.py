@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from segpipe.errors import SourceError
 from segpipe.formats.scenes.container import Container, container_at
 from segpipe.formats.scenes.document import number, parsed
-from segpipe.formats.scenes.names import MEND, Part, landsat_names, part_of
+from segpipe.formats.scenes.names import MEND, ProductFile, landsat_names, part_of
 from segpipe.formats.scenes.product import BandFile, Product
 from segpipe.storage.documents import DocumentError, parse_json
 
@@ -65,17 +65,17 @@ def read_product(folder: str, files: Sequence[str], title: str) -> Product:
     )
 
 
-def _is_mtl(part: Part, form: str) -> bool:
+def _is_mtl(part: ProductFile, form: str) -> bool:
     return part.name.upper() == "MTL" and part.suffix.lower() == form
 
 
-def _place(item: tuple[str, Part]) -> tuple[bool, int, str]:
+def _place(item: tuple[str, ProductFile]) -> tuple[bool, int, str]:
     """Bands in the order of their numbers, then the others."""
     digits = re.search(r"(?:^|_)B(\d+)", item[1].name.upper())
     return digits is None, int(digits[1]) if digits else 0, item[1].name
 
 
-def _band(title: str, path: str, part: Part, groups: Groups) -> BandFile:
+def _band(title: str, path: str, part: ProductFile, groups: Groups) -> BandFile:
     name = part.name.upper()
     match = re.fullmatch(r"((?:SR_|ST_)?)B(\d{1,2})((?:_VCID_[12])?)", name)
     if match is None:

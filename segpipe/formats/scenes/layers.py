@@ -8,16 +8,16 @@ from rasterio.io import DatasetReader
 
 from segpipe.errors import SourceError
 from segpipe.formats.raster.confine import confined
+from segpipe.formats.raster.dataset_files import files_of
 from segpipe.formats.raster.gdal import open_raster, source_errors, stays_here
 from segpipe.formats.raster.kinds import explained
 from segpipe.formats.raster.orientation import UPRIGHT, turn_of
-from segpipe.formats.raster.origin import files_of
 from segpipe.formats.raster.references import servers
 from segpipe.formats.raster.scene import read_scene
 from segpipe.formats.raster.sidecars import Checks
 from segpipe.formats.raster.source import PICTURE_DRIVERS
 from segpipe.formats.scenes.product import BandFile, Product
-from segpipe.formats.scenes.vrt import TYPES, Layer
+from segpipe.formats.scenes.vrt import TYPES, SceneBand
 from segpipe.geometry.raster_grid import read_grid
 
 PRODUCT_DRIVERS = ("GTiff", "JP2OpenJPEG")
@@ -28,10 +28,10 @@ MASKS = frozenset({MaskFlags.all_valid, MaskFlags.nodata})
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedBand:
     """What the file of a band holds."""
 
-    layer: Layer
+    layer: SceneBand
     files: tuple[str, ...]
     """The file, and those that GDAL reads with it."""
     tags: Mapping[str, str]
@@ -42,7 +42,7 @@ class Opened:
     """Whether it is a plain picture, without a place."""
 
 
-def open_band(band: BandFile, product: Product, *, remote: bool) -> Opened:
+def open_band(band: BandFile, product: Product, *, remote: bool) -> OpenedBand:
     """Read the header of a band's file.
 
     Raises:
@@ -62,7 +62,7 @@ def open_band(band: BandFile, product: Product, *, remote: bool) -> Opened:
         picture = dataset.driver in PICTURE_DRIVERS and not read_grid(dataset).georeferenced
         if picture and product.parts:
             _check_upright(dataset, path)
-        return Opened(_layer(dataset, band, scale, offset), files, _tags(dataset), scaled, picture)
+        return OpenedBand(_layer(dataset, band, scale, offset), files, _tags(dataset), scaled, picture)
 
 
 def _check(dataset: DatasetReader, band: BandFile, product: Product) -> None:
@@ -108,9 +108,9 @@ def _factors(dataset: DatasetReader, band: BandFile) -> tuple[float, float]:
         raise SourceError(f"{band.path}: scale_factor and add_offset must be numbers: mend its tags") from None
 
 
-def _layer(dataset: DatasetReader, band: BandFile, scale: float, offset: float) -> Layer:
+def _layer(dataset: DatasetReader, band: BandFile, scale: float, offset: float) -> SceneBand:
     own = dataset.nodatavals[band.number - 1]
-    return Layer(
+    return SceneBand(
         name=band.name,
         path=band.path,
         shape=dataset.shape,

@@ -101,7 +101,7 @@ _PRODUCT = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ProductFile:
     """A file of a product, by its name."""
 
     product: str
@@ -117,13 +117,13 @@ class Part:
         return self.suffix.lower() in RASTERS and self.name.upper() not in NOT_BANDS
 
 
-def part_of(name: str) -> Part | None:
+def part_of(name: str) -> ProductFile | None:
     """The part of a product that a file is by its name; None for other files."""
     if name[:1] not in "LlHh":
         return None
     for family, expression in (("landsat", _LANDSAT), ("hls", _HLS)):
         if match := expression.fullmatch(name):
-            return Part(match[1], match[2], match[3], family)
+            return ProductFile(match[1], match[2], match[3], family)
     return None
 
 

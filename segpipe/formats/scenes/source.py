@@ -14,13 +14,13 @@ from segpipe.errors import SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.raster.confine import confined
 from segpipe.formats.raster.gdal import open_vrt, source_errors
-from segpipe.formats.raster.source import RasterOrigin, RasterSource, naming
-from segpipe.formats.scenes.layers import Opened, open_band
+from segpipe.formats.raster.source import RasterSource, RasterTemplate, naming
+from segpipe.formats.scenes.layers import OpenedBand, open_band
 from segpipe.formats.scenes.match import match_channels
 from segpipe.formats.scenes.parts import bands_of_parts
 from segpipe.formats.scenes.product import BandFile, Product
 from segpipe.formats.scenes.reading import index_of, product_of
-from segpipe.formats.scenes.vrt import Layer, finest, on_grid, vrt_of
+from segpipe.formats.scenes.vrt import SceneBand, finest, on_grid, vrt_of
 from segpipe.formats.source import Pixels
 from segpipe.overrides import AS_STORED, Overrides
 
@@ -65,7 +65,7 @@ class SceneSource(RasterSource):
         self._said += product.stored_notes if contract.pixel == "stored" else ()
         super()._begin(contract, overrides)
         if product.parts:
-            self.origin = RasterOrigin(all(one.picture for one in opened))
+            self.template = RasterTemplate(all(one.picture for one in opened))
 
     @property
     def dataset(self) -> DatasetReader:
@@ -102,7 +102,7 @@ class SceneSource(RasterSource):
         """Pixels ``(channels, rows, cols)``, band by band: an error names the file of the band."""
         return np.stack([self._of_band(band, layer, where) for band, layer in zip(self.bands, self._layers, strict=True)])
 
-    def _of_band(self, band: int, layer: Layer, where: RasterWindow) -> Pixels:
+    def _of_band(self, band: int, layer: SceneBand, where: RasterWindow) -> Pixels:
         with source_errors(f"{layer.path} cannot be read at row {where.row_off}, column {where.col_off}", (layer.path,)):
             pixels: Pixels = self._dataset.read(band, window=where, out_dtype=self.dtype)
             return pixels
@@ -118,14 +118,14 @@ def _wanted(
     return match_channels(product.bands, contract, overrides)
 
 
-def _opened(wanted: Sequence[BandFile], product: Product, *, remote: bool) -> list[Opened]:
+def _opened(wanted: Sequence[BandFile], product: Product, *, remote: bool) -> list[OpenedBand]:
     """The headers of the wanted bands; a band that is wanted twice is opened once."""
     with confined(to_this_machine=not remote):
         each = {band: open_band(band, product, remote=remote) for band in dict.fromkeys(wanted)}
     return [each[band] for band in wanted]
 
 
-def _declared(layer: Layer, overrides: Overrides) -> Layer:
+def _declared(layer: SceneBand, overrides: Overrides) -> SceneBand:
     """A layer with the nodata value of ``--nodata``, which then counts before pixels are interpolated, too."""
     chosen = overrides.nodata
     if chosen is None:
@@ -133,7 +133,7 @@ def _declared(layer: Layer, overrides: Overrides) -> Layer:
     return replace(layer, nodata=None if chosen == "none" else math.nan if chosen == "nan" else float(chosen))
 
 
-def _check_scaled(opened: Sequence[Opened], product: Product) -> None:
+def _check_scaled(opened: Sequence[OpenedBand], product: Product) -> None:
     for one in opened:
         if not (one.scaled or one.layer.classes or product.own_tags):
             raise SourceError(
@@ -142,7 +142,7 @@ def _check_scaled(opened: Sequence[Opened], product: Product) -> None:
             )
 
 
-def _resampled(layers: Sequence[Layer], overrides: Overrides) -> list[str]:
+def _resampled(layers: Sequence[SceneBand], overrides: Overrides) -> list[str]:
     """Notes on bands that are not read on their own grid."""
     grid = finest(layers)
     ways: dict[str, list[str]] = {}

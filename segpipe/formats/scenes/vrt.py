@@ -32,7 +32,7 @@ TYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class SceneBand:
     """A band of a scene as its file holds it."""
 
     name: str
@@ -71,18 +71,18 @@ class _Place:
         return {key: repr(value) for key, value in values.items()}
 
 
-def finest(layers: Sequence[Layer]) -> Layer:
+def finest(layers: Sequence[SceneBand]) -> SceneBand:
     """The layer whose grid is that of the scene: the first of those with the smallest pixels."""
     return min(layers, key=lambda layer: layer.pixel)
 
 
-def on_grid(layer: Layer, grid: Layer) -> bool:
+def on_grid(layer: SceneBand, grid: SceneBand) -> bool:
     """Whether pixels of two layers have the same places, so that none is resampled."""
     return layer.shape == grid.shape and layer.transform.almost_equals(grid.transform, precision=SNAP * grid.pixel**0.5)
 
 
 def vrt_of(
-    layers: Sequence[Layer], resampling: BandResampling, tags: Mapping[str, str], size: tuple[int, int] | None = None
+    layers: Sequence[SceneBand], resampling: BandResampling, tags: Mapping[str, str], size: tuple[int, int] | None = None
 ) -> str:
     """A VRT of some layers, in their order.
 
@@ -115,7 +115,7 @@ def vrt_of(
     return ET.tostring(root, encoding="unicode")
 
 
-def _place_of(layer: Layer, grid: Layer) -> _Place:
+def _place_of(layer: SceneBand, grid: SceneBand) -> _Place:
     both = f"{layer.path} and {grid.path}"
     mend = "bring them to one grid with gdalwarp"
     if layer.crs != grid.crs:
@@ -141,7 +141,7 @@ def _snapped(value: float) -> float:
     return float(round(value)) if abs(value - round(value)) < SNAP else value
 
 
-def _band(number: int, layer: Layer, place: _Place, resampling: BandResampling) -> ET.Element:
+def _band(number: int, layer: SceneBand, place: _Place, resampling: BandResampling) -> ET.Element:
     band = _bare_band(number, layer)
     ET.SubElement(band, "Description").text = layer.name
     ET.SubElement(band, "Offset").text = repr(layer.offset)
@@ -156,7 +156,7 @@ def _band(number: int, layer: Layer, place: _Place, resampling: BandResampling) 
     return band
 
 
-def _bare_band(number: int, layer: Layer) -> ET.Element:
+def _bare_band(number: int, layer: SceneBand) -> ET.Element:
     band = ET.Element("VRTRasterBand", dataType=TYPES[layer.dtype], band=str(number))
     if layer.nodata is not None:
         ET.SubElement(band, "NoDataValue").text = repr(layer.nodata)

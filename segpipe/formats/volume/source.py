@@ -39,7 +39,7 @@ class VolumeSource(ABC):
 
     def __init__(self, path: str, contract: Contract, overrides: Overrides = NO_OVERRIDES) -> None:
         check_local(path, "a volume must be a file")
-        self._volume, self.origin = self._read(path, contract.channel_count)
+        self._volume, self.template = self._read(path, contract.channel_count)
         check_overrides(path, overrides)
         if self._volume.count != contract.channel_count:
             raise SourceError(
@@ -62,7 +62,7 @@ class VolumeSource(ABC):
 
     @abstractmethod
     def _read(self, path: str, several: int) -> tuple[Volume, object]:
-        """The header of a file, and ``origin``."""
+        """The header of a file, and ``template``."""
 
     @property
     def unpacked(self) -> int:

@@ -14,7 +14,7 @@ from segpipe.geometry.extents import SAMPLES
 from segpipe.geometry.grid import Float
 from segpipe.geometry.lookup import turn_of
 from segpipe.geometry.raster_grid import RasterGrid, parse_crs
-from segpipe.geometry.reference import Reference, crs_name, horizontal
+from segpipe.geometry.reference import CrsFacts, crs_name, horizontal
 from segpipe.messages.printable import printable
 
 MOST_DRIFT = 1e-3
@@ -36,7 +36,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Frame:
+class MosaicGrid:
     """The grid of a mosaic."""
 
     grid: RasterGrid
@@ -45,7 +45,7 @@ class Frame:
     lies."""
 
 
-def frame_of(masks: Sequence[Placed], wish: Wish) -> Frame:
+def mosaic_grid(masks: Sequence[Placed], wish: Wish) -> MosaicGrid:
     """The grid that holds all masks.
 
     Raises:
@@ -61,7 +61,7 @@ def frame_of(masks: Sequence[Placed], wish: Wish) -> Frame:
         raise OverlapError(f"a mosaic may have {MOST_SIDE:,} rows and columns, got {rows:,} x {cols:,}: raise --resolution")
     grid = RasterGrid((rows, cols), crs, lattice * Affine.translation(int(start[0]), int(start[1])))
     fits = {name for name, own in inside if _is_on(lattice, own)}
-    return Frame(grid, [name for name, _ in masks if name not in fits])
+    return MosaicGrid(grid, [name for name, _ in masks if name not in fits])
 
 
 def _crs(masks: Sequence[Placed], wish: Wish) -> CRS:
@@ -129,7 +129,7 @@ def _is_on(lattice: Affine, grid: RasterGrid) -> bool:
 
 def _bounds(grids: Sequence[RasterGrid], crs: CRS, lattice: Affine) -> Float:
     """Least and largest column and row of all grids in a lattice, ``(2, 2)``."""
-    turn, inverse, found = turn_of(Reference(horizontal(crs), crs_name(crs))), ~lattice, []
+    turn, inverse, found = turn_of(CrsFacts(horizontal(crs), crs_name(crs))), ~lattice, []
     outlines = [_ends(_outline(grid, crs), inverse, turn) for grid in grids]
     if turn:
         outlines = _unwrapped(outlines, turn)

@@ -14,7 +14,7 @@ Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class VolumeAxes:
     """A grid as a volume of slices, rows and columns in the file's order; an image is one slice."""
 
     shape: tuple[int, int, int]
@@ -47,12 +47,12 @@ class Frame:
         return values if self._turned is None else self._turned.array(values)
 
 
-def frame_of(grid: Grid) -> Frame:
+def axes_of(grid: Grid) -> VolumeAxes:
     """The frame of a grid of two or three axes."""
     if isinstance(grid, VoxelGrid):
         stored = grid.stored
         affine = stored.affine
-        return Frame(
+        return VolumeAxes(
             shape=_three(stored.shape),
             steps=affine[:3, :3],
             origin=affine[:3, 3],
@@ -66,7 +66,7 @@ def frame_of(grid: Grid) -> Frame:
     steps = np.eye(3) if spacing is None else np.diag((*(1.0,) * (3 - len(spacing)), *spacing)) * METRES[grid.unit]
     volume, measure = len(grid.shape) == 3, grid.measure
     size = float(np.prod(np.diag(steps))) if spacing is not None and measure is not None else 1.0
-    return Frame(
+    return VolumeAxes(
         shape=_three(grid.shape),
         steps=steps,
         origin=np.zeros(3),

@@ -36,7 +36,7 @@ BATCHES = {"cpu": (1, 2, 4), "openvino": (1, 2, 4), "cuda": (8, 16, 32)}
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
+class TunedNetwork:
     """A model file as a run uses it, and which of its sizes are free."""
 
     spec: ModelSpec
@@ -80,10 +80,10 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Candidate:
     """A file, a tile and an overlap, which determine the labels."""
 
-    network: Network
+    network: TunedNetwork
     tiling: Tiling
 
     @property
@@ -92,7 +92,7 @@ class Choice:
         return self.tiling == self.network.spec.tiling
 
 
-def open_networks(settings: TuneSettings) -> list[Network]:
+def open_networks(settings: TuneSettings) -> list[TunedNetwork]:
     """Open the model and its other files, and run a trial of each.
 
     Raises:
@@ -133,12 +133,12 @@ def _devices(settings: TuneSettings) -> list[str | None]:
     return [named, "openvino"] if beside else [named]
 
 
-def _open(settings: TuneSettings, path: Path, device: str | None, precision: str | None) -> Network:
+def _open(settings: TuneSettings, path: Path, device: str | None, precision: str | None) -> TunedNetwork:
     spec = try_out(read_spec(settings.of_run(path, device, precision)))
     shape = image_of(signature(read_model(path))[0], spec.contract, path).shape
     sizes = spec.contract.layout.spatial(shape)
     free_batch = shape[0] is None and _keeps_scores(spec, settings)
-    return Network(spec, not any(sizes), free_batch, device, precision)
+    return TunedNetwork(spec, not any(sizes), free_batch, device, precision)
 
 
 def _keeps_scores(spec: ModelSpec, settings: TuneSettings) -> bool:
@@ -147,25 +147,25 @@ def _keeps_scores(spec: ModelSpec, settings: TuneSettings) -> bool:
     return several in (1, spec.batch) or try_out(replace(spec, batch=several)).batch == several
 
 
-def _meaning(network: Network) -> object:
+def _meaning(network: TunedNetwork) -> object:
     contract = network.spec.contract
     return contract.task, [(c.id, c.name) for c in contract.mask_classes]
 
 
-def choices(networks: Sequence[Network], settings: TuneSettings) -> list[Choice]:
+def candidates(networks: Sequence[TunedNetwork], settings: TuneSettings) -> list[Candidate]:
     """All candidates in order of preference: the contracts' own tilings, then others.
 
     Raises:
         SettingsError: the model does not allow a requested tile or overlap.
     """
-    own = [Choice(network, network.spec.tiling) for network in networks]
+    own = [Candidate(network, network.spec.tiling) for network in networks]
     tilings = [list(_tilings(network, settings)) for network in networks]
     longest = max(map(len, tilings))
-    others = [Choice(n, ts[i]) for i in range(longest) for n, ts in zip(networks, tilings, strict=True) if i < len(ts)]
+    others = [Candidate(n, ts[i]) for i in range(longest) for n, ts in zip(networks, tilings, strict=True) if i < len(ts)]
     return list(dict.fromkeys([*own, *others]))
 
 
-def _tilings(network: Network, settings: TuneSettings) -> Iterator[Tiling]:
+def _tilings(network: TunedNetwork, settings: TuneSettings) -> Iterator[Tiling]:
     own = network.spec.tiling
     for tile in _tiles(network, settings.tiles):
         asked = [(overlap,) * len(tile) for overlap in settings.overlaps]
@@ -175,7 +175,7 @@ def _tilings(network: Network, settings: TuneSettings) -> Iterator[Tiling]:
                 yield replace(own, tile=tile, overlap=overlap)
 
 
-def _tiles(network: Network, asked: Sequence[int]) -> Iterable[Axes]:
+def _tiles(network: TunedNetwork, asked: Sequence[int]) -> Iterable[Axes]:
     own = network.spec.tiling
     if asked and network.free_size:
         return [_scored(side, own) for side in asked]
@@ -218,7 +218,7 @@ def _shares(tile: Axes, align: Axes) -> Iterable[Axes]:
     return dict.fromkeys(o for o in aligned if all(t - x >= a for t, x, a in zip(tile, o, align, strict=True)))
 
 
-def batches(network: Network, tile: Axes, settings: TuneSettings) -> tuple[int, ...]:
+def batches(network: TunedNetwork, tile: Axes, settings: TuneSettings) -> tuple[int, ...]:
     """Batch sizes to try; several only for tiles up to the contract's: a larger tile keeps a device busy by itself."""
     own = network.spec
     if not network.free_batch:

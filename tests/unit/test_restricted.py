@@ -34,7 +34,7 @@ class Recorded:
     decoded: list = field(default_factory=list)
     grid: object = field(default_factory=lambda: RasterGrid(SHAPE, CRS.from_epsg(32633), UTM))
     dtype = np.dtype(np.uint16)
-    files, scene, separable, origin, unpacked, block, notes = ("a.tif",), {}, True, None, 0, 0, ()
+    files, scene, separable, template, unpacked, block, notes = ("a.tif",), {}, True, None, 0, 0, ()
     closed = False
 
     def begin(self, window, threads=None):

@@ -32,16 +32,39 @@ def check_graph(
         ContractError: it gives labels, and its contract says scores.
     """
     _, outputs = signature(proto)
+    for tensor in (image, scores):
+        _check_tensor(proto, path, tensor.name)
     if changing := sorted(set(_changing(proto))):
-        raise ModelError(
-            f"{path} must give the same scores each time, and does not ({', '.join(changing)}): export it in evaluation mode"
-        )
+        raise unsteady(path, ", ".join(changing))
     if contract is not None and not contract.gives_labels and gives_labels(proto, scores, image):
         ending = ending_of(proto, scores.name)
         raise ContractError(
             f"{path}: its output {scores} is labels ({_why(ending, scores)}), and the contract says activation = "
             f'"{contract.activation}", which is for scores: set activation = "labels" in the contract'
             + (f", or {_uncover(proto, path, image, ending, outputs)}" if ending.labels else "")
+        )
+
+
+def unsteady(path: Path, what: str) -> ModelError:
+    """The error of a graph whose scores change from call to call."""
+    return ModelError(f"{path} must give the same scores each time, and does not ({what}): export it in evaluation mode")
+
+
+def may_drop(proto: onnx.ModelProto) -> bool:
+    """Whether dropout may be in training mode: ONNX Runtime leaves it out in most places of a graph, but not in all."""
+    return any(node.op_type == "Dropout" and len(node.input) > 2 for node in all_nodes(proto))
+
+
+def _check_tensor(proto: onnx.ModelProto, path: Path, name: str) -> None:
+    """Check that an input or output is a tensor.
+
+    Raises:
+        ModelError: it is something else, such as a sequence of tensors.
+    """
+    kind = next(v.type.WhichOneof("value") for v in (*proto.graph.output, *proto.graph.input) if v.name == name)
+    if kind not in ("tensor_type", None):
+        raise ModelError(
+            f"{path}: {name} must be a tensor, and is a {str(kind).removesuffix('_type')}: export it with a tensor there"
         )
 
 

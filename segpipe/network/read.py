@@ -14,7 +14,7 @@ from segpipe.network.ending import ending_of
 from segpipe.network.ensemble import ensemble
 from segpipe.network.feeds import feeds_of
 from segpipe.network.fit import check_channels, check_scaling, choose, find_contract, image_of
-from segpipe.network.form import check_graph, is_quantised
+from segpipe.network.form import check_graph, is_quantised, may_drop
 from segpipe.network.model_file import check_lengths, digest, external_data, read_model
 from segpipe.network.newer import older_form
 from segpipe.network.openvino_session import Engine, Precision, place_of, resolve_engine
@@ -70,6 +70,7 @@ def _read(settings: Settings, path: Path, device: Kind, device_reason: str) -> M
         feeds=feeds,
         older=older_form(proto, path),
         batch_is_fixed=image.shape[0] is not None,
+        may_drop=may_drop(proto),
         options=resolve_options(settings, device),
         engine=_resolve_engine(settings, device, proto, path),
         min_agreement=settings.min_agreement,

@@ -51,6 +51,8 @@ class ModelSpec:
     older: Older | None = None
     """What the graph is converted to, which is newer than ONNX Runtime takes; None: nothing."""
     batch_is_fixed: bool = False
+    may_drop: bool = False
+    """Whether its dropout may be in training mode, which the trial looks at."""
     threads: int = 1
     """Threads within one call on a CPU."""
     options: Options = field(default_factory=Options)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from segpipe.errors import ModelError
 from segpipe.network.activation import by_class
 from segpipe.network.ensemble import tried
+from segpipe.network.form import unsteady
 from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
 from segpipe.network.newer import check_converted
 from segpipe.network.outputs import check_output
@@ -92,6 +93,8 @@ def _try_host(spec: ModelSpec, on_open: OnOpen) -> ModelSpec:
     before = resident()
     model = HostNetwork(_hurried(spec), arena=False, trial=tiles, on_open=on_open)
     assert model.trial is not None
+    if spec.may_drop and model.raw(tiles).tobytes() != model.trial.tobytes():
+        raise unsteady(spec.path, "dropout in training mode")
     opened = max(before, model.opened)
     # when memory is short, the system evicts pages of libraries meanwhile, and the measured memory is too low
     taken = max(most_resident() - opened, model.trial.nbytes)

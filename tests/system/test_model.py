@@ -155,6 +155,8 @@ def forms(tmp_path, kind):
         values, options = contract(3, 3, activation="none"), {"blend_on": "logits"}
     elif kind == "wrong output name":
         values = contract(3, 3, output="logits")
+    elif kind == "dropout":
+        net = Network(3).add("Dropout", np.float32(0.5), np.array(True)).conv(3, 3, 3)
     elif kind == "volume":
         values = contract(3, 3, layout="NCDHW", tile=[64, 64, 64], overlap=[0, 0, 0])
     return net.save(path, values, classes=classes, shape=shape), options
@@ -177,6 +179,7 @@ def forms(tmp_path, kind):
         ("logits of probabilities", SettingsError, "needs a model that gives logits"),
         ("wrong output name", ContractError, "no output called logits: it has scores"),
         ("volume", ContractError, "must have 5 axes"),
+        ("dropout", ModelError, r"the same scores each time, and does not \(dropout in training mode\): export it in eval"),
     ],
 )
 def test_a_model_that_does_not_fit_its_contract_is_refused(kind, error, message, source, tmp_path):

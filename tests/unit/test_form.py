@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from segpipe.contract import parse_contract
 from segpipe.errors import ContractError, ModelError
 from segpipe.geometry.layout import Layout
-from segpipe.network.form import check_graph, score_count
+from segpipe.network.form import check_graph, may_drop, score_count
 from segpipe.network.signature import TensorSpec, signature
 
 PATH = Path("m.onnx")
@@ -61,6 +61,20 @@ def test_scores_that_change_from_call_to_call_are_refused(op, given, said, deep)
     node = helper.make_node(op, given, ["inner" if deep else "scores"], **options)
     with pytest.raises(ModelError, match=rf"the same scores each time, and does not \({said}\)"):
         check(model(*(within(node) if deep else [node])))
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize(("given", "may"), [(["image", "a", "training"], True), (["image", "a"], False), (["image"], False)])
+def test_dropout_that_may_be_in_training_mode(given, may, deep):
+    node = helper.make_node("Dropout", given, ["inner" if deep else "scores"])
+    assert may_drop(model(*(within(node) if deep else [node]))) is may
+
+
+def test_an_output_that_is_no_tensor_is_refused():
+    proto = model(helper.make_node("SequenceConstruct", ["image"], ["scores"]), outputs=())
+    proto.graph.output.append(helper.make_tensor_sequence_value_info("scores", TensorProto.FLOAT, None))
+    with pytest.raises(ModelError, match=r"m.onnx: scores must be a tensor, and is a sequence: export it with a tensor there"):
+        check(proto)
 
 
 SCORES = parse_contract(contract(3, 3), "c.toml")

@@ -107,6 +107,8 @@ def _names(model: ModelSpec) -> str:
 
 
 def _mask(valid: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    if isinstance(valid, np.ma.MaskedArray):
+        raise SourceError("valid must not be masked: give valid.filled(False)")
     mask = np.asarray(valid)
     if mask.shape != shape or mask.dtype != np.bool_:
         raise SourceError(

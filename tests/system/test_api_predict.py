@@ -238,6 +238,7 @@ WRONG = [
         r"valid must be a boolean array of the pixels' shape \(9, 9\), got bool of shape",
     ),
     (np.ones((3, 9, 9)), np.ones((9, 9)), r"valid must be a boolean array .*, got float64 of shape \(9, 9\): as array"),
+    (np.ones((3, 9, 9)), np.ma.ones((9, 9), bool), r"valid must not be masked: give valid.filled\(False\)$"),
 ]
 
 

@@ -73,7 +73,9 @@ def test_dropout_that_may_be_in_training_mode(given, may, deep):
 def test_an_output_that_is_no_tensor_is_refused():
     proto = model(helper.make_node("SequenceConstruct", ["image"], ["scores"]), outputs=())
     proto.graph.output.append(helper.make_tensor_sequence_value_info("scores", TensorProto.FLOAT, None))
-    with pytest.raises(ModelError, match=r"m.onnx: scores must be a tensor, and is a sequence: export it with a tensor there"):
+    with pytest.raises(
+        ModelError, match=r"m.onnx: scores must be a tensor, and is a sequence: export it with a tensor there"
+    ):
         check(proto)
 
 

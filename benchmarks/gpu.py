@@ -29,7 +29,7 @@ from segpipe.formats.raster.gdal import gdal_options
 from segpipe.network.device import gpu_facts
 from segpipe.network.read import read_spec
 from segpipe.pipeline.read import Decoders, Reading, windows_of
-from segpipe.pipeline.tiles import Tile, cut
+from segpipe.pipeline.tiles import Tile, cut_tiles
 from segpipe.results.device_kind import versions
 from segpipe.settings import load_settings
 
@@ -195,7 +195,7 @@ def reading(session: Session) -> None:
     for threads in (1, 2, 4, 8, 16):
         began = time.perf_counter()
         with gdal_options(threads):
-            read = cut(windows_of([Case("scene", str(source))], Reading(spec, decoders=Decoders(threads, threads))))
+            read = cut_tiles(windows_of([Case("scene", str(source))], Reading(spec, decoders=Decoders(threads, threads))))
             tiles = sum(isinstance(tile, Tile) for tile in read)
         seconds = time.perf_counter() - began
         found[threads] = round(session.arguments.size**2 / 1e6 / seconds, 1)

@@ -225,14 +225,14 @@ def sleepers(workers: int, each: int) -> dict[str, float]:
 
 def repeats() -> list[dict[str, Any]]:
     """What parts for 8 and 64 workers infer twice, of two sizes."""
-    from segpipe.geometry.division import Limits, cut, repeated
+    from segpipe.geometry.division import Limits, divide, repeated
     from segpipe.geometry.windows import Cover, Tiling
 
     found = []
     for size in (10_980, 100_000):
         cover = Cover((size, size), Tiling((TILE,) * 2, (OVERLAP,) * 2, (32,) * 2, "gaussian"))
         for workers in (8, 64):
-            parts = cut(cover, Limits(workers))
+            parts = divide(cover, Limits(workers))
             longest = max(len(cover.touching(part)) for part in parts)
             ideal = len(cover) / (-(-len(parts) // workers) * longest * workers)
             share = repeated(cover, parts)

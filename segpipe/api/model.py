@@ -23,7 +23,7 @@ from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.agreement import compare_engine
 from segpipe.pipeline.decide import Boxes
 from segpipe.pipeline.decision import CONFIDENCE_NODATA, Decision
-from segpipe.pipeline.infer import Model as Network
+from segpipe.pipeline.infer import LoadedModel as Network
 from segpipe.pipeline.infer import load as open_model
 from segpipe.pipeline.model_check import try_out
 from segpipe.pipeline.read import Reading

@@ -29,7 +29,7 @@ from segpipe.export.settings import ExportSettings
 from segpipe.export.stride import Stride, measure_stride, named_stride
 from segpipe.export.terms import Terms, draw_up, read_terms
 from segpipe.export.tiles import Samples, Tiles, noise, random_tiles, raw_tiles, scene_samples
-from segpipe.export.verify import BATCHES, Agreement, check, check_steady, compare
+from segpipe.export.verify import BATCHES, Verification, check, check_steady, compare
 from segpipe.geometry.layout import Layout
 from segpipe.network.device import open_session
 from segpipe.network.model_file import external_data, read_model
@@ -58,7 +58,7 @@ class Exported:
 
     path: Path
     contract: Contract
-    agreement: Agreement
+    agreement: Verification
     stride: Stride
     free_size: bool
     notes: tuple[str, ...]
@@ -259,7 +259,7 @@ def _tiles(settings: ExportSettings, spec: ModelSpec) -> tuple[Tiles, Samples]:
     return rest or seen, [samples[k] for k in sorted(held)]
 
 
-def _compare(scorer: Scorer, path: Path, samples: Samples, settings: ExportSettings) -> Agreement:
+def _compare(scorer: Scorer, path: Path, samples: Samples, settings: ExportSettings) -> Verification:
     """Compare the file, read as in a run, with the network."""
     spec = spec_of(path)
     contract = spec.contract

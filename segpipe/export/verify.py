@@ -17,7 +17,7 @@ BATCHES = (1, 2, 3)
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Verification:
     """Results of a comparison on some tiles; differences are relative to torch's largest score."""
 
     tiles: int
@@ -61,7 +61,7 @@ def compare(  # noqa: PLR0913 - two scorers and their common input
     source: str,
     *,
     invalid: Sequence[NDArray[np.bool_] | None] = (),
-) -> Agreement:
+) -> Verification:
     """Score the same tiles with both: torch one by one, ONNX Runtime in batches of 1, 2 and 3.
 
     Args:
@@ -80,7 +80,7 @@ def compare(  # noqa: PLR0913 - two scorers and their common input
         difference = np.abs(found.astype(np.float64) - wanted) / largest
     a, b = labels_of(wanted, contract), labels_of(found, contract)
     seen = _seen(a, invalid)
-    return Agreement(
+    return Verification(
         tiles=len(tiles),
         source=source,
         max_difference=float(np.nan_to_num(difference.max(), nan=np.inf)),
@@ -130,7 +130,7 @@ def _worst(difference: NDArray[np.float64], wanted: Scores, found: Scores, unequ
     )
 
 
-def check(agreement: Agreement, settings: ExportSettings) -> None:
+def check(agreement: Verification, settings: ExportSettings) -> None:
     """Check that an export agrees with its network.
 
     Raises:

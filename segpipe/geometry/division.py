@@ -47,7 +47,7 @@ class Pieces:
         return len(self.bounds) - 1
 
 
-def cut(cover: Cover, limits: Limits) -> tuple[Part, ...]:
+def divide(cover: Cover, limits: Limits) -> tuple[Part, ...]:
     """Blocks of windows in row-major order that contain each window of a cover once.
 
     Among all grids of nearly equal blocks within the limits, choose the one that the workers finish first, then the one that

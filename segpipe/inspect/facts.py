@@ -11,7 +11,7 @@ from segpipe.messages.url_secrets import cleaned
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorFacts:
     """Input or output of a graph; a free size is given by its name in the file, or ``?``."""
 
     name: str
@@ -54,8 +54,8 @@ class ModelFacts:
     opset: dict[str, int]
     operators: dict[str, int]
     """Number of nodes by type, subgraphs included."""
-    inputs: list[Tensor]
-    outputs: list[Tensor]
+    inputs: list[TensorFacts]
+    outputs: list[TensorFacts]
     parameters: Parameters
     metadata: list[str]
     """Keys of the file's own metadata."""
@@ -72,7 +72,7 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
-class Band:
+class BandFacts:
     """One band of a raster, counted from 1."""
 
     index: int
@@ -150,7 +150,7 @@ class RasterFacts:
     rpcs: bool
     pixel_size: list[float] | None
     """Height and width of a pixel in m, on the Earth or another body; None if the file does not define it."""
-    bands: list[Band]
+    bands: list[BandFacts]
     subdatasets: list[str]
     needs: Needs
     valid: Valid | None

@@ -6,7 +6,7 @@ import onnx
 
 from segpipe.contract import Contract
 from segpipe.errors import SegpipeError
-from segpipe.inspect.facts import ModelFacts, Tensor
+from segpipe.inspect.facts import ModelFacts, TensorFacts
 from segpipe.inspect.flops import count_flops
 from segpipe.inspect.graphs import free_inputs, graphs, type_name
 from segpipe.inspect.parameters import count_parameters
@@ -72,7 +72,7 @@ def _checked(proto: onnx.ModelProto, settings: Settings) -> Checked:
     return origin, contract, spec, None
 
 
-def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+def _tensor(value: onnx.ValueInfoProto) -> TensorFacts:
     kind = value.type.tensor_type
     shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim]
-    return Tensor(value.name, type_name(kind.elem_type), shape)
+    return TensorFacts(value.name, type_name(kind.elem_type), shape)

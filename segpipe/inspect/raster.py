@@ -23,7 +23,7 @@ from segpipe.formats.scenes.source import SceneSource
 from segpipe.formats.scope import bounds_of
 from segpipe.geometry.raster_grid import RasterGrid, crs_notes, place_of, read_grid
 from segpipe.inspect.checks import noting, spec_of
-from segpipe.inspect.facts import Band, Fit, Needs, RasterFacts
+from segpipe.inspect.facts import BandFacts, Fit, Needs, RasterFacts
 from segpipe.inspect.fit import fit_of
 from segpipe.inspect.pixels import source_of, valid_share
 from segpipe.jobs.prepare import area_of
@@ -164,9 +164,9 @@ def _crs_name(grid: RasterGrid) -> str | None:
         return None
 
 
-def _band(dataset: DatasetReader, index: int) -> Band:
+def _band(dataset: DatasetReader, index: int) -> BandFacts:
     i = index - 1
-    return Band(
+    return BandFacts(
         index=index,
         dtype=dataset.dtypes[i],
         description=dataset.descriptions[i] or None,

@@ -13,7 +13,7 @@ from rich.text import Text
 from segpipe.contract import METADATA_KEY, Contract, SegmentationClass
 from segpipe.contract.inputs import ModelInput
 from segpipe.geometry.layout import Layout
-from segpipe.inspect.facts import Flops, ModelFacts, Tensor, plain
+from segpipe.inspect.facts import Flops, ModelFacts, TensorFacts, plain
 from segpipe.inspect.section import Row, by, section
 from segpipe.messages.console import words
 from segpipe.storage.documents import shortened
@@ -54,7 +54,7 @@ def _model_rows(facts: ModelFacts) -> Iterator[Row]:
         yield "identity", facts.sha256
 
 
-def _tensor_words(tensor: Tensor) -> str:
+def _tensor_words(tensor: TensorFacts) -> str:
     return f"{tensor.name}  {tensor.dtype} ({', '.join(map(str, tensor.shape))})"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from segpipe.inspect.facts import Band, Fit, RasterFacts, Valid
+from segpipe.inspect.facts import BandFacts, Fit, RasterFacts, Valid
 from segpipe.inspect.section import Row, by, section
 from segpipe.messages.console import cells
 
@@ -67,7 +67,7 @@ def _transform_words(transform: Sequence[float]) -> str:
     return f"x = {c} + {a} col + {b} row, y = {f} + {d} col + {e} row"
 
 
-def _bands_table(bands: Sequence[Band]) -> Table:
+def _bands_table(bands: Sequence[BandFacts]) -> Table:
     """Table of bands, without columns that are empty for all bands."""
     groups = [[band] for band in bands] if len(bands) <= BAND_ROWS else _alike(bands)
     rows = [_band_cells(group) for group in groups]
@@ -78,8 +78,8 @@ def _bands_table(bands: Sequence[Band]) -> Table:
     return table
 
 
-def _alike(bands: Sequence[Band]) -> list[list[Band]]:
-    groups: list[list[Band]] = []
+def _alike(bands: Sequence[BandFacts]) -> list[list[BandFacts]]:
+    groups: list[list[BandFacts]] = []
     for band in bands:
         if groups and _kind(groups[-1][0]) == _kind(band):
             groups[-1].append(band)
@@ -88,11 +88,11 @@ def _alike(bands: Sequence[Band]) -> list[list[Band]]:
     return groups
 
 
-def _kind(band: Band) -> tuple[Any, ...]:
+def _kind(band: BandFacts) -> tuple[Any, ...]:
     return band.dtype, band.color, str(band.nodata), band.mask, band.scale, band.offset
 
 
-def _band_cells(group: Sequence[Band]) -> dict[str, str]:
+def _band_cells(group: Sequence[BandFacts]) -> dict[str, str]:
     first, last = group[0], group[-1]
     names = [band.description or "" for band in group]
     return {

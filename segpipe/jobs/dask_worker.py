@@ -14,7 +14,7 @@ from segpipe.formats.registry import release
 from segpipe.jobs.cluster import check_threads
 from segpipe.jobs.task_runner import TaskRunner, warnings_sent
 from segpipe.jobs.tasks import Result, Task
-from segpipe.pipeline.infer import Model, load
+from segpipe.pipeline.infer import LoadedModel, load
 from segpipe.results.records import Run
 from segpipe.storage.lock import NAME as LOCK
 from segpipe.storage.paths import is_remote
@@ -24,7 +24,7 @@ from segpipe.vectors.area import Area, AreaPolygons, polygons_of, remember
 if TYPE_CHECKING:
     from distributed import Worker
 
-MODELS: dict[str, Model] = {}
+MODELS: dict[str, LoadedModel] = {}
 """Loaded models of this process, by the identity of their run: several runs may use one scheduler at once."""
 
 AREAS: dict[str, tuple[Area, AreaPolygons]] = {}

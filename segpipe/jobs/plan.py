@@ -10,7 +10,7 @@ from segpipe.errors import OutputError, OutsideError, case_errors
 from segpipe.formats.case import Case, Failure
 from segpipe.formats.identity import identities
 from segpipe.formats.registry import FORMATS, environment
-from segpipe.geometry.division import Limits, cut, repeated
+from segpipe.geometry.division import Limits, divide, repeated
 from segpipe.geometry.regridding import Regridding
 from segpipe.geometry.windows import Cover, Part
 from segpipe.network.device import gpus
@@ -242,9 +242,9 @@ def _stored(case: PlannedCase, run: Run) -> tuple[Part, ...] | None:
 def _cut(case: PlannedCase, cover: Cover, total: int, run: Run, workers: int) -> tuple[Part, ...]:
     """Parts within the memory that a worker usually takes; within all that it may take if they repeat too much."""
     usual, most = usual_memory(run.settings, workers, run.model), worker_memory(run.settings, workers)
-    parts = cut(cover, _limits(case, total, run, workers, usual))
+    parts = divide(cover, _limits(case, total, run, workers, usual))
     if most > usual and repeated(cover, parts) > REPEATED:
-        return cut(cover, _limits(case, total, run, workers, most))
+        return divide(cover, _limits(case, total, run, workers, most))
     return parts
 
 

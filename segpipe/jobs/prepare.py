@@ -19,7 +19,7 @@ from segpipe.jobs.trace import check_trace
 from segpipe.jobs.worker_process import tell_spare
 from segpipe.messages.printable import printable
 from segpipe.messages.redaction import redact_also, without_names
-from segpipe.messages.url_secrets import is_cut
+from segpipe.messages.url_secrets import is_redacted
 from segpipe.network.listed import spec_of_run
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.agreement import compare_engine
@@ -102,7 +102,7 @@ def _taken(run: Run, only: Collection[str] | None) -> Found:
     Raises:
         InputError: an input does not exist, contains no case, or is a URL without its token.
     """
-    for cut in filter(is_cut, run.settings.input):
+    for cut in filter(is_redacted, run.settings.input):
         raise InputError(f"a URL must be whole, and its token was cut from {cut}: give it with tonight's")
     found = find_input(run.settings.input, run.choice)
     if run.settings.case_name != "path":

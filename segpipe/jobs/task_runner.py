@@ -12,7 +12,7 @@ from segpipe.jobs import attempts
 from segpipe.jobs.plan import Job
 from segpipe.jobs.tasks import Progress, Result, Task
 from segpipe.jobs.work import Context
-from segpipe.pipeline.infer import Model
+from segpipe.pipeline.infer import LoadedModel
 from segpipe.results.records import Run
 from segpipe.timing.spans import ProcessRecord, recording
 
@@ -46,7 +46,7 @@ class TaskRunner:
     run: Run
     calls: int
     """Calls of the model in flight."""
-    model: Callable[[], Model]
+    model: Callable[[], LoadedModel]
     """Returns the loaded model, or raises the reason why there is none."""
     progress: Progress
     """Called a few times a second with the number of pixels finished since its last call."""

@@ -32,7 +32,7 @@ from segpipe.jobs.join import DamagedPartsError, case_output, join
 from segpipe.jobs.plan import Job, as_planned, job_windows
 from segpipe.jobs.tasks import Damaged, GivenUp, JoinJob, MeasureJob, Outcome, PartJob, Progress, Result, Returned, Task
 from segpipe.pipeline.decide import Boxes
-from segpipe.pipeline.infer import Model
+from segpipe.pipeline.infer import LoadedModel
 from segpipe.pipeline.memory import most_memory
 from segpipe.pipeline.opening import CHANGED, CaseInfo, open_checked
 from segpipe.pipeline.read import HandedBackError, Reading, decoders_for
@@ -63,7 +63,7 @@ class Context:
     """Objects shared by all tasks of a process."""
 
     run: Run
-    model: Model
+    model: LoadedModel
     calls: int
     """Calls of the model in flight."""
     progress: Progress

@@ -17,7 +17,7 @@ from segpipe.jobs.orders import Ahead, Alive, Broke, End, Ended, GiveUp, Order, 
 from segpipe.jobs.task_runner import TaskRunner, warnings_sent
 from segpipe.jobs.tasks import Task
 from segpipe.network.session import close_kept
-from segpipe.pipeline.infer import Model, load, load_ahead
+from segpipe.pipeline.infer import LoadedModel, load, load_ahead
 from segpipe.process.environment import settle
 from segpipe.process.garbage import loading
 from segpipe.vectors.area import remember
@@ -46,7 +46,7 @@ class Worker:
         self._orders: SimpleQueue[Ahead | Setup | RunTask | End] = SimpleQueue()
         self._stop = threading.Event()
         """Stops the task in progress."""
-        self._model: Model | None = None
+        self._model: LoadedModel | None = None
 
     def run(self) -> NoReturn:
         for name, do in (("orders", self._receive), ("signs", self._live)):
@@ -111,7 +111,7 @@ class Worker:
         close_kept()
 
     def _runner(self, setup: Setup) -> TaskRunner:
-        def model() -> Model:
+        def model() -> LoadedModel:
             return self._model or load(setup.run.model)
 
         return TaskRunner(setup.run, setup.calls, model, lambda pixels: self.report(Pixels(pixels)))

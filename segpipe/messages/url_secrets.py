@@ -96,7 +96,7 @@ def _marked(query: str) -> str:
     return CUT + hashlib.sha256("&".join(kept).encode(errors="surrogateescape")).hexdigest()[:12] if kept else CUT
 
 
-def is_cut(name: str) -> bool:
+def is_redacted(name: str) -> bool:
     """Whether a name has lost its query or credentials, without which it cannot be requested."""
     return "://" in name and (CUT in name or f"://{CUT_USER}" in name)
 

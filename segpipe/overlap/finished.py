@@ -193,15 +193,15 @@ def opened_confidence(output: Store, case: FinishedCase) -> Iterator[OpenMask]:
                     f"{output.path(case.case)} must have a confidence, and has none: run again with --confidence"
                 )
             local = stack.enter_context(output.local(case.confidence))
-        likely = stack.enter_context(open_mask(local))
-        if likely.grid.shape != case.shape:
+        confidence = stack.enter_context(open_mask(local))
+        if confidence.grid.shape != case.shape:
             raise _damaged(path)
-        if are_independent(likely, case.classes):
+        if are_independent(confidence, case.classes):
             raise OverlapError(
                 "--overlap-rule confidence needs classes that exclude each other, and each class of this model has a "
                 "probability of its own: give --overlap-rule first or newest"
             )
-        yield likely
+        yield confidence
 
 
 def _damaged(path: str) -> OutputError:
@@ -239,8 +239,8 @@ def opened_both(output: Store, case: FinishedCase) -> Iterator[tuple[OpenMask, O
 def _neighbour(output: Store, case: FinishedCase, rule: OverlapRule, cache: MaskCache, *, earlier: bool) -> Neighbour:
     grid, ground = _grid_of(output, case), case.ground
     mask = CachedMask(cache, grid, partial(opened, output, case))
-    likely = CachedMask(cache, grid, partial(opened_confidence, output, case)) if rule == "confidence" else None
-    return Neighbour(mask, ground_of(grid) if ground is None else ground, case.nodata, earlier, likely)
+    confidence = CachedMask(cache, grid, partial(opened_confidence, output, case)) if rule == "confidence" else None
+    return Neighbour(mask, ground_of(grid) if ground is None else ground, case.nodata, earlier, confidence)
 
 
 def _grid_of(output: Store, case: FinishedCase) -> Grid:

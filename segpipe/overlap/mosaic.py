@@ -139,8 +139,10 @@ def _layers(output: Store, plan: MosaicPlan, cache: MaskCache) -> "list[_Layer]"
         theirs = ground_of(grid)
         if (reach := common(theirs, grid.shape, own, shape)) is not None:
             mask = CachedMask(cache, grid, partial(_opened, output, plan, case))
-            likely = CachedMask(cache, grid, partial(opened_confidence, output, case)) if plan.rule == "confidence" else None
-            neighbour = Neighbour(mask, theirs, case.nodata, earlier=False, confidence=likely)
+            confidence = (
+                CachedMask(cache, grid, partial(opened_confidence, output, case)) if plan.rule == "confidence" else None
+            )
+            neighbour = Neighbour(mask, theirs, case.nodata, earlier=False, confidence=confidence)
             found.append(_Layer(reach, neighbour, Lookup(own, theirs, grid.shape)))
     return found
 

@@ -22,7 +22,7 @@ from segpipe.network.session import close_kept
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.pipeline.decision import Decision
-from segpipe.pipeline.infer import HostModel, Model
+from segpipe.pipeline.infer import HostModel, LoadedModel
 from segpipe.pipeline.opening import on_network_grid, open_checked
 from segpipe.pipeline.tiles import Patch, patch_of
 from segpipe.process.machine import processors
@@ -169,7 +169,7 @@ def _on_cpu(spec: ModelSpec) -> ModelSpec:
     return replace(spec, device="cpu", engine=None, threads=processors(), folds=folds)
 
 
-def _on_tile(spec: ModelSpec, device: Model, cpu: Model, patch: Patch) -> Agreement:
+def _on_tile(spec: ModelSpec, device: LoadedModel, cpu: LoadedModel, patch: Patch) -> Agreement:
     (here, masks), (there, _) = device.score([patch]), cpu.score([patch])
     return _compare(spec, here, there, masks[0])
 

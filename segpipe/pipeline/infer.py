@@ -29,7 +29,7 @@ from segpipe.timing.spans import span, waiting
 Results = list[Scored | Failed]
 
 
-class Model(Protocol):
+class LoadedModel(Protocol):
     """A loaded network, and the memory that holds its scores."""
 
     @property
@@ -48,7 +48,7 @@ class Model(Protocol):
         """Halve the batch, as ``spec`` then shows; False if that does not help."""
 
 
-def infer(model: Model, batches: Iterable[Batch], calls: int) -> Generator[Scored | Failed, None, None]:
+def infer(model: LoadedModel, batches: Iterable[Batch], calls: int) -> Generator[Scored | Failed, None, None]:
     """Yield the same windows in the same order, with weighted scores instead of pixels.
 
     ``calls`` batches are in the model at once and one more waits, so that the model never waits for the consumer of its
@@ -78,7 +78,7 @@ def _next(running: deque[Future[Results]]) -> Iterator[Scored | Failed]:
         yield results.popleft()  # no reference remains here: scores may be large
 
 
-def _scored(model: Model, batch: Batch) -> Results:
+def _scored(model: LoadedModel, batch: Batch) -> Results:
     """Score a batch; if it fails, every case with pixels in it fails."""
     filled = [(tile, tile.patch) for tile in batch if isinstance(tile, Tile) and tile.patch is not None]
     try:
@@ -89,7 +89,7 @@ def _scored(model: Model, batch: Batch) -> Results:
     return [_result(tile, found) for tile in batch]
 
 
-def _through(model: Model, filled: Sequence[tuple[Tile, Patch]]) -> list[Scored]:
+def _through(model: LoadedModel, filled: Sequence[tuple[Tile, Patch]]) -> list[Scored]:
     first, _ = filled[0]
     with span("infer", first.case.name, first.index):
         scores, masks = model.score([patch for _, patch in filled])
@@ -135,7 +135,7 @@ def weighted(scores: Array, tile: Tile, arrays: Arrays) -> Array:
     return scores
 
 
-def load(spec: ModelSpec) -> Model:
+def load(spec: ModelSpec) -> LoadedModel:
     """Load the model that a run was planned with.
 
     Raises:

@@ -10,7 +10,7 @@ from segpipe.pipeline.blend import blend
 from segpipe.pipeline.confined import confined
 from segpipe.pipeline.decide import Boxes, beside_writer, decide
 from segpipe.pipeline.decision import Decision
-from segpipe.pipeline.infer import Model, infer
+from segpipe.pipeline.infer import LoadedModel, infer
 from segpipe.pipeline.read import Reading, read
 from segpipe.pipeline.regrid import regrid
 from segpipe.pipeline.tiles import batches, tiles
@@ -18,7 +18,7 @@ from segpipe.pipeline.votes import Votes
 
 
 def segmented(  # noqa: PLR0913 - two of them say what boxes include
-    cases: Sequence[Case], reading: Reading, model: Model, calls: int, *, confidence: bool, audit: bool = False
+    cases: Sequence[Case], reading: Reading, model: LoadedModel, calls: int, *, confidence: bool, audit: bool = False
 ) -> Generator[tuple[Case, Boxes], None, None]:
     """Read, infer, blend and decide: yield each case with its boxes, in order.
 

@@ -75,12 +75,12 @@ Batch = list[Tile | Failed]
 
 
 def tiles(windows: Windows, reading: Reading) -> Tiles:
-    """As ``cut``, in a thread: on the CPU in the reading thread, for a GPU in another one while the next are decoded."""
+    """As ``cut_tiles``, in the reading thread on the CPU, for a GPU in another one while the next are decoded."""
     late: Callable[[bool], None] = reading.decoders.note if reading.model.on_host else lambda _: None
-    return ahead(cut(windows), tiles_ahead(reading.model.batch), late=late)
+    return ahead(cut_tiles(windows), tiles_ahead(reading.model.batch), late=late)
 
 
-def cut(windows: Windows) -> Tiles:
+def cut_tiles(windows: Windows) -> Tiles:
     """Yield windows one by one, scaled if the network is on the host; ``Failed`` if a case cannot be read."""
     with closing(windows):
         for decoded in windows:

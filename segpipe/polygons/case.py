@@ -14,7 +14,7 @@ from segpipe.overlap.finished import Classes, are_independent
 from segpipe.overlap.shared import Shared
 from segpipe.polygons.corners import Nodes
 from segpipe.polygons.placement import Placement
-from segpipe.polygons.regions import Finished, MaskRows, Regions, Table
+from segpipe.polygons.regions import Finished, MaskRegions, MaskRows, Table
 from segpipe.polygons.rings import rings_of
 from segpipe.polygons.rule import Rule
 from segpipe.polygons.simplified import Coverage
@@ -132,7 +132,7 @@ def _lookup(case: CaseMask, rule: Rule, band: int) -> NDArray[np.int32] | None:
 
 def _finished(case: CaseMask, rule: Rule, band: int, lookup: NDArray[np.int32]) -> Iterator[Finished]:
     nodes = Nodes() if rule.simplify is not None and case.placement.nodes is None else case.placement.nodes
-    regions = Regions(case.placement.shape, corners_connect=rule.corners_connect, nodes=nodes)
+    regions = MaskRegions(case.placement.shape, corners_connect=rule.corners_connect, nodes=nodes)
     for strip in _strips(case, band, lookup):
         yield regions.add(strip)
 

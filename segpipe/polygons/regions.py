@@ -90,7 +90,7 @@ class MaskRows:
     confidence: NDArray[Any] | None = None
 
 
-class Regions:
+class MaskRegions:
     """Connected regions of one class each, of a mask whose strips come from top to bottom.
 
     Args:

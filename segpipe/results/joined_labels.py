@@ -49,8 +49,8 @@ def _boxes(case: Case, run: Run) -> Boxes:
     with ExitStack() as stack:
         layers = [stack.enter_context(_opened(case, run, one, info)) for one in run.model.listed]
         for window in row_boxes(info.grid.shape):
-            labels, likely = laid_over([layer.read(window) for layer in layers], decision)
-            yield Decided(info, window, labels[None], None if likely is None else likely[None], windows)
+            labels, confidence = laid_over([layer.read(window) for layer in layers], decision)
+            yield Decided(info, window, labels[None], None if confidence is None else confidence[None], windows)
             windows = 0  # counted with the first box
 
 
@@ -62,7 +62,7 @@ class Claims:
     """Joined id per band and pixel, 0 where it claims nothing; shape ``(bands, *box)``."""
     invalid: NDArray[np.bool_]
     """Pixels that it has not seen, shape ``box``."""
-    likely: NDArray[np.uint8] | None
+    confidence: NDArray[np.uint8] | None
     """Confidence, shape ``(bands, *box)``."""
 
 
@@ -73,20 +73,20 @@ def laid_over(claims: Sequence[Claims], decision: Decision) -> tuple[NDArray[Any
     is nodata.
     """
     labels = np.zeros(claims[0].invalid.shape, decision.dtype)
-    likely = None if claims[0].likely is None else np.full(labels.shape, CONFIDENCE_NODATA - 1, np.uint8)
+    confidence = None if claims[0].confidence is None else np.full(labels.shape, CONFIDENCE_NODATA - 1, np.uint8)
     invalid = np.zeros(labels.shape, bool)
     for one in claims:
         invalid |= one.invalid
         for band, ids in enumerate(one.ids):
             claimed = ids != 0
-            if likely is not None and one.likely is not None:
-                least = np.where(labels == 0, np.minimum(likely, one.likely[band]), likely)
-                likely = np.where(claimed, one.likely[band], least)
+            if confidence is not None and one.confidence is not None:
+                least = np.where(labels == 0, np.minimum(confidence, one.confidence[band]), confidence)
+                confidence = np.where(claimed, one.confidence[band], least)
             labels[claimed] = ids[claimed]
     labels[invalid] = decision.nodata
-    if likely is not None:
-        likely[invalid] = CONFIDENCE_NODATA
-    return labels, likely
+    if confidence is not None:
+        confidence[invalid] = CONFIDENCE_NODATA
+    return labels, confidence
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ class _ModelLabels:
         if (wrong := (ids < 0) & ~invalid).any():
             found = stored[wrong][0]
             raise SourceError(f"{self.path} must hold the labels of its model, got {found}: run again with --overwrite")
-        likely = None if self.confidence is None else self.confidence.read(window)
-        return Claims(np.where(invalid, 0, ids), invalid, None if likely is None else np.asarray(likely, np.uint8))
+        confidence = None if self.confidence is None else self.confidence.read(window)
+        return Claims(np.where(invalid, 0, ids), invalid, None if confidence is None else np.asarray(confidence, np.uint8))
 
 
 @contextmanager
@@ -133,13 +133,13 @@ def _opened(case: Case, run: Run, listed: Listed, info: CaseInfo) -> Iterator[_M
     nodata = Decision(listed.spec.contract, listed.spec.blend_on).nodata
     with ExitStack() as stack:
         mask = stack.enter_context(_labels(own.output, case, record, "", listed.spec.contract))
-        likely = None
+        confidence = None
         if run.settings.confidence:
-            likely = stack.enter_context(_labels(own.output, case, record, CONFIDENCE, listed.spec.contract))
-        for one in (mask, likely):
+            confidence = stack.enter_context(_labels(own.output, case, record, CONFIDENCE, listed.spec.contract))
+        for one in (mask, confidence):
             if one is not None and one.shape != info.grid.shape:
                 raise SourceError(f"{one.path} does not lie on the grid of {case.path}: run again with --overwrite")
-        yield _ModelLabels(mask.path, mask, likely, tuple(_tables(listed)), nodata)
+        yield _ModelLabels(mask.path, mask, confidence, tuple(_tables(listed)), nodata)
 
 
 def _labels(output: Store, case: Case, record: Record, kind: str, contract: Contract) -> Any:

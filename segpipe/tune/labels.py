@@ -18,7 +18,7 @@ from segpipe.overrides import Overrides
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.decide import decide
 from segpipe.pipeline.decision import Decision, Labels
-from segpipe.pipeline.infer import Model, infer, load
+from segpipe.pipeline.infer import LoadedModel, infer, load
 from segpipe.pipeline.opening import CaseInfo
 from segpipe.pipeline.tiles import Tile, batches, patch_of
 from segpipe.tune.candidates import Candidate, TunedNetwork
@@ -101,7 +101,7 @@ def extent(tiling: Tiling, wanted: Axes) -> Axes:
     return tuple(axis.tile + axis.step * count for axis, count in zip(axes, steps, strict=True))
 
 
-def segment(model: Model, tiling: Tiling, held: Held, scaling: Scaling, calls: int) -> Labels:
+def segment(model: LoadedModel, tiling: Tiling, held: Held, scaling: Scaling, calls: int) -> Labels:
     """Labels ``(bands, *box)`` of a box, decided as in a run whose case is the box."""
     cover = Cover(held.grid.shape, tiling)
     info = CaseInfo(grid=held.grid, files=[], notes=(), cover=cover, opened=0.0, part=cover.whole)
@@ -138,10 +138,10 @@ class Bench:
             calls = 1
         return segment(load(spec), tiling, self._held, self._scaling, calls)
 
-    def compare(self, model: Model, candidate: Candidate, reference: Labels, wanted: Axes) -> "Count":
+    def compare(self, model: LoadedModel, candidate: Candidate, reference: Labels, wanted: Axes) -> "Count":
         """Compare a tiling's labels with the file's own reference, and with that of the first file."""
         where = sample(self._place, candidate.tiling, wanted)
-        labels = segment(model, candidate.tiling, self._held.cut(where.laid), self._scaling, self._calls)
+        labels = segment(model, candidate.tiling, self._held.crop(where.laid), self._scaling, self._calls)
         inner, box = where.counted.slices_from(where.laid.start), where.counted.slices
         valid = self._held.valid[box]
         mine = labels[(slice(None), *inner)][:, valid]

@@ -74,7 +74,7 @@ class Held:
         del place, most
         return Window.whole(self.grid.shape)
 
-    def cut(self, window: Window) -> "Held":
+    def crop(self, window: Window) -> "Held":
         """A part of the box, without a copy."""
         return Held(*self.read(window))
 

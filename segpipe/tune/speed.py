@@ -17,7 +17,7 @@ from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.decide import decide
 from segpipe.pipeline.decision import Decision
-from segpipe.pipeline.infer import Model, infer, load
+from segpipe.pipeline.infer import LoadedModel, infer, load
 from segpipe.pipeline.opening import CaseInfo
 from segpipe.pipeline.tiles import Patch, Tile, batches, read_tile
 from segpipe.tune.labels import HELD
@@ -70,7 +70,7 @@ def seconds_per_tile(spec: ModelSpec, tiles: Sequence[Pixels], calls: int) -> fl
     return (time.perf_counter() - started) / count
 
 
-def _pass(model: Model, tiles: Sequence[Pixels], count: int, calls: int) -> None:
+def _pass(model: LoadedModel, tiles: Sequence[Pixels], count: int, calls: int) -> None:
     """Run a row of windows with the model's tile and overlap through all stages except reading and writing."""
     tiling = model.spec.tiling
     shape = (*tiling.tile[:-1], tiling.tile[-1] + (count - 1) * tiling.step[-1])

@@ -17,7 +17,7 @@ from test_regridding import by_matrices, places
 from segpipe.export.tiles import scene_samples
 from segpipe.formats.cases import find_cases
 from segpipe.formats.raster.gdal import gdal_options
-from segpipe.geometry.division import Limits, cut
+from segpipe.geometry.division import Limits, divide
 from segpipe.geometry.regridding import Regridding
 from segpipe.geometry.windows import Cover
 from segpipe.network.read import read_spec
@@ -246,7 +246,7 @@ def test_parts_without_a_pixel_of_the_own_grid_are_done_too(raster, run_serial, 
     plane = positional(tmp_path / "p.onnx", 24, overlap=[20, 20], align=4, **SPACED)
     for path, model, name, parts in ((volume, network, "a.nii.gz", 21), (scene_path, plane, "b.tif", 4)):
         info = info_of(path, model)
-        boxes = map(info.cover.box, cut(info.cover, Limits(parts=parts)))
+        boxes = map(info.cover.box, divide(info.cover, Limits(parts=parts)))
         assert any(not info.regridding.owned(box).size for box in boxes)
         whole = run_serial(path, model, output=tmp_path / "whole", resample=True, confidence=True)
         out = run_serial(path, model, output=tmp_path / "parts", resample=True, confidence=True, parts=parts)

@@ -34,7 +34,7 @@ from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec
 from segpipe.pipeline.read import Reading, windows_of
-from segpipe.pipeline.tiles import Tile, cut
+from segpipe.pipeline.tiles import Tile, cut_tiles
 from segpipe.process.extras import install
 from segpipe.results.records import Run, done_cases
 from segpipe.settings import load_settings
@@ -325,7 +325,7 @@ def test_a_row_of_windows_is_asked_for_at_once(root, endpoint, monkeypatch):
         monkeypatch.setattr("segpipe.pipeline.read.ASKED_FOR", most)
         endpoint.forget()
         with gdal_options():
-            found = list(cut(windows_of([Case("wide", path)], Reading(spec))))
+            found = list(cut_tiles(windows_of([Case("wide", path)], Reading(spec))))
         got = [(tile.index, tile.patch.pixels) for tile in found if isinstance(tile, Tile) and tile.patch]
         assert len(got) == len(found)
         return got, sum(line.startswith("GET") and "wide.tif" in line for line in endpoint.requests)

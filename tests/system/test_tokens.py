@@ -20,7 +20,7 @@ from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.jobs.status import read_status
 from segpipe.messages.console import echo
-from segpipe.messages.url_secrets import cleaned, is_cut, without_secrets
+from segpipe.messages.url_secrets import cleaned, is_redacted, without_secrets
 from segpipe.results.parts import cut_key
 from segpipe.settings import load_settings
 from segpipe.terminal.chosen import settings_lines
@@ -73,7 +73,7 @@ def test_two_objects_keep_two_names():
 def test_secrets_are_cut_from_texts(text, left):
     assert without_secrets(text) == left
     assert without_secrets(left) == left
-    assert is_cut(left) == ("..." in left and "://" in left)
+    assert is_redacted(left) == ("..." in left and "://" in left)
     assert cleaned({text: [text, (text, 1)]}) == {left: [left, [left, 1]]}
     assert str(SourceError(text)) == left
     assert "SECRET" not in repr(Case("a", text))

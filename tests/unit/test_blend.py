@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segpipe.geometry.division import Limits, cut
+from segpipe.geometry.division import Limits, divide
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.network.arrays import HostArrays
 from segpipe.pipeline.blend import Strip
@@ -111,7 +111,7 @@ def test_the_size_of_a_strip_is_known_before(ndim, data):
     strip.add((0,) * ndim, np.zeros((2, *cover.tiling.tile), np.float32))
     assert [kept.shape[1:] for kept in strip._kept] == list(cover.strip_shapes(cover.padded))
     assert held(strip) == 2 * cover.strip_size(cover.padded)
-    for part in cut(cover, Limits(parts=data.draw(st.integers(1, 12)))):
+    for part in divide(cover, Limits(parts=data.draw(st.integers(1, 12)))):
         windows = cover.touching(part)
         first, last = cover.window(windows.first), cover.window(tuple(n - 1 for n in windows.stop))
         extent = [b - a for a, b in zip(first.start, last.stop, strict=True)]

@@ -18,7 +18,7 @@ from segpipe.network.read import read_spec
 from segpipe.overrides import Overrides
 from segpipe.pipeline.opening import open_checked
 from segpipe.pipeline.read import Reading, windows_of
-from segpipe.pipeline.tiles import Tile, cut
+from segpipe.pipeline.tiles import Tile, cut_tiles
 from segpipe.settings import load_settings
 
 TILED = {"tiled": True, "blockxsize": 128, "blockysize": 128}
@@ -88,7 +88,7 @@ def test_a_block_is_read_once(layout, most, low, high, small_cache, monkeypatch,
     spec = read_spec(load_settings(None, {"input": (str(path),), "model": model, "device": "cpu"}))
     before = bytes_read()
     with gdal_options():
-        tiles = list(cut(windows_of([Case("wide", str(path))], Reading(spec))))
+        tiles = list(cut_tiles(windows_of([Case("wide", str(path))], Reading(spec))))
     assert all(isinstance(tile, Tile) for tile in tiles)
     assert low <= (bytes_read() - before) / path.stat().st_size <= high
 

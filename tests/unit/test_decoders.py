@@ -14,7 +14,7 @@ from segpipe.formats.raster.gdal import decoders, gdal_options
 from segpipe.network.read import read_spec
 from segpipe.pipeline.ahead import ahead
 from segpipe.pipeline.read import LATE, Decoders, Reading, windows_of
-from segpipe.pipeline.tiles import cut
+from segpipe.pipeline.tiles import cut_tiles
 from segpipe.settings import load_settings
 
 FORMATS = {
@@ -67,7 +67,7 @@ def test_pixels_are_the_same_with_more(name, raster, tmp_path):
     def tiles(decoders):
         def within():
             with gdal_options(decoders.count):
-                yield from cut(windows_of([Case("case", path)], Reading(spec, decoders=decoders)))
+                yield from cut_tiles(windows_of([Case("case", path)], Reading(spec, decoders=decoders)))
 
         # as for a model that always waits
         with closing(ahead(within(), 3, late=lambda _: decoders.note(True))) as got:

@@ -8,7 +8,7 @@ import shapely
 from rasterio.features import shapes
 
 from segpipe.polygons.corners import Nodes
-from segpipe.polygons.regions import MaskRows, Regions, roots
+from segpipe.polygons.regions import MaskRegions, MaskRows, roots
 from segpipe.polygons.rings import ranked, rings_of
 
 Found = list[tuple[Any, ...]]
@@ -16,7 +16,7 @@ Found = list[tuple[Any, ...]]
 
 def drawn(values: np.ndarray, rows: int, *, eight: bool = False, nodes: Nodes | None = None) -> Found:
     """Shape, class, first pixel, last row and pixels of each feature, of a mask that comes in strips."""
-    regions, found = Regions(values.shape, corners_connect=eight, nodes=nodes), []
+    regions, found = MaskRegions(values.shape, corners_connect=eight, nodes=nodes), []
     for top in range(0, len(values), rows):
         part = values[top : top + rows]
         done = regions.add(MaskRows(part, np.ones(part.shape)))

@@ -10,7 +10,7 @@ from scipy.ndimage import map_coordinates
 from test_regridding import grids, places, slices, whole
 
 from segpipe.formats.case import Case
-from segpipe.geometry.division import Limits, cut
+from segpipe.geometry.division import Limits, divide
 from segpipe.geometry.regridding import Regridding
 from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Tiling, Window
@@ -112,7 +112,7 @@ def test_parts_have_the_bytes_of_the_whole(ndim, data):
     invalid = rng.random(regridding.own) < data.draw(st.sampled_from([0, 0.3]))
     want, _ = on_own_grid(info_of(regridding, cover, cover.whole), scores, invalid)
     got, total = np.full_like(want, np.nan), np.zeros(regridding.own, int)
-    for part in cut(cover, Limits(parts=data.draw(st.integers(1, 6)))):
+    for part in divide(cover, Limits(parts=data.draw(st.integers(1, 6)))):
         here, count = on_own_grid(info_of(regridding, cover, part), scores, invalid)
         box = slices(regridding.owned(cover.box(part)))
         assert count[box].sum() == count.sum()

@@ -17,7 +17,7 @@ from segpipe.network.read import read_spec
 from segpipe.pipeline.opening import open_checked
 from segpipe.pipeline.read import Failed, Reading, windows_of
 from segpipe.pipeline.stretch import stretches
-from segpipe.pipeline.tiles import Tile, cut
+from segpipe.pipeline.tiles import Tile, cut_tiles
 from segpipe.settings import load_settings
 
 
@@ -53,7 +53,7 @@ def test_tiles_are_those_that_are_read_alone(shape, nodata, raster, tmp_path, mo
     def tiles(size):
         monkeypatch.setattr("segpipe.pipeline.read.STRETCH_BYTES", size)
         with gdal_options():
-            return list(cut(windows_of([Case("a", path)], Reading(spec))))
+            return list(cut_tiles(windows_of([Case("a", path)], Reading(spec))))
 
     began: list[int] = []
     begin = RasterSource.begin
@@ -120,7 +120,7 @@ def test_what_fails_while_windows_are_cut_costs_only_its_case(raster, tmp_path, 
     monkeypatch.setattr(RasterSource, "_invalid", failing)
     with gdal_options():
         cases = [Case(name, path) for name, path in paths.items()]
-        tiles = list(cut(windows_of(cases, Reading(raw_spec(paths["a"], model)))))
+        tiles = list(cut_tiles(windows_of(cases, Reading(raw_spec(paths["a"], model)))))
     ended = [(tile.case.name, str(tile.error)) for tile in tiles if isinstance(tile, Failed)]
     assert [name for name, _ in ended] == ["b"]
     assert "no room" in ended[0][1]
@@ -150,7 +150,9 @@ def test_a_vrt_is_read_window_by_window(raster, tmp_path, monkeypatch):
         RasterSource, "begin", lambda source, window, *threads: began.append(window.shape) or begin(source, window, *threads)
     )
     with gdal_options():
-        tiles = list(cut(windows_of([Case("a", str(vrt))], Reading(spec, findings=()))))  # somebody has looked at its values
+        tiles = list(
+            cut_tiles(windows_of([Case("a", str(vrt))], Reading(spec, findings=())))
+        )  # somebody has looked at its values
     assert len(began) == len(tiles) > 10
     assert all(isinstance(tile, Tile) for tile in tiles)
     assert max(width for _, width in began) <= 64

@@ -11,7 +11,7 @@ from networks import contract as values
 from segpipe.contract import Contract, parse_contract
 from segpipe.errors import DisagreementError, ExportError
 from segpipe.export.settings import ExportSettings
-from segpipe.export.verify import Agreement, Scores, check, check_steady, compare, labels_of
+from segpipe.export.verify import Scores, Verification, check, check_steady, compare, labels_of
 from segpipe.pipeline.decision import Decision
 
 EIGHT = (2, 4)
@@ -42,7 +42,7 @@ def giving(answers: list[Scores]) -> Callable[[Scores], Scores]:
     return lambda batch: np.concatenate([answers[int(tile.flat[0])] for tile in batch])
 
 
-def compared(wanted: list[Scores], found: list[Scores], contract: Contract) -> Agreement:
+def compared(wanted: list[Scores], found: list[Scores], contract: Contract) -> Verification:
     return compare(giving(wanted), giving(found), tiles(len(wanted)), contract, "hand")
 
 
@@ -149,7 +149,7 @@ def test_raw_tiles_go_to_the_exported_model_alone():
 
 
 def test_figures_are_plain_and_round():
-    agreement = Agreement(6, "x", 1.23456e-7, 7.65432e-9, 0.99999987654, 0.9876543219, True, "")
+    agreement = Verification(6, "x", 1.23456e-7, 7.65432e-9, 0.99999987654, 0.9876543219, True, "")
     assert agreement.figures() == {
         "tiles": 6,
         "source": "x",
@@ -221,8 +221,8 @@ def test_iou_of_a_multilabel_model_is_per_class():
 # --- limits ---------------------------------------------------------------------------------------------------------------
 
 
-def agreement_of(equal: float = 1.0, difference: float = 0.0, *, finite: bool = True) -> Agreement:
-    return Agreement(6, "x", difference, difference, equal, equal, finite, "HERE")
+def agreement_of(equal: float = 1.0, difference: float = 0.0, *, finite: bool = True) -> Verification:
+    return Verification(6, "x", difference, difference, equal, equal, finite, "HERE")
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from segpipe.pipeline.blend import blend
 from segpipe.pipeline.infer import infer, load
 from segpipe.pipeline.model_check import try_out
 from segpipe.pipeline.read import Reading, windows_of
-from segpipe.pipeline.tiles import batches, cut
+from segpipe.pipeline.tiles import batches, cut_tiles
 from segpipe.settings import load_settings
 
 TILE = (8, 12, 10)
@@ -41,7 +41,7 @@ def scores_of(volume: Path, network: Path, blending: str) -> NDArray[Any]:
     """Blended mean scores of a volume, ``(classes, *shape)``, as its labels are decided from."""
     flags = {"input": (str(volume),), "model": network, "device": "cpu", "blend": blending}
     spec = try_out(read_spec(load_settings(None, flags)))
-    tiles = cut(windows_of(find_cases([str(volume)]), Reading(spec, allow_unusual=True)))
+    tiles = cut_tiles(windows_of(find_cases([str(volume)]), Reading(spec, allow_unusual=True)))
     found: NDArray[Any] | None = None
     for box in blend(infer(load(spec), batches(tiles, spec.batch), 1)):
         where = tuple(slice(a, b) for a, b in zip(box.window.start, box.window.stop, strict=True))

@@ -34,7 +34,7 @@ TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
-class Affine:
+class ChannelScaling:
     """Each channel of the network as channel ``source`` of the picture, times ``gain``, plus ``bias``."""
 
     source: tuple[int, ...]
@@ -85,7 +85,7 @@ def _first(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}".rstrip(":. ")
 
 
-def _fitted(processor: Any, channels: int, folder: Path) -> Affine:
+def _fitted(processor: Any, channels: int, folder: Path) -> ChannelScaling:
     """Fit the map by least squares to bright and dark noise at once: scaling by image statistics differs between them."""
     rng = np.random.default_rng(0)
     probes = [rng.integers(0, high, (channels, SIDE, SIDE), dtype=np.uint8) for high in (256, 60)]
@@ -102,7 +102,7 @@ def _fitted(processor: Any, channels: int, folder: Path) -> Affine:
     source = tuple(m[0] for m in maps)
     if max(m[3] for m in maps) > TOLERANCE or sorted(source) != list(range(channels)):
         raise ExportError(f"{name} in {folder} must scale each channel by one factor and offset, and does more: {MEND}")
-    return Affine(source, np.array([m[1] for m in maps]), np.array([m[2] for m in maps]))
+    return ChannelScaling(source, np.array([m[1] for m in maps]), np.array([m[2] for m in maps]))
 
 
 def _run(processor: Any, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -123,7 +123,7 @@ def _best(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[int, float, f
     return min(fits, key=lambda fit: fit[3])
 
 
-def _keys(processor: Any, affine: Affine) -> dict[str, Any]:
+def _keys(processor: Any, affine: ChannelScaling) -> dict[str, Any]:
     """The processor's own numbers if they describe what it does, else the fitted ones."""
     keys = next((keys for keys in _said(processor, affine) if _does(keys, affine)), None)
     keys = keys or {"scale": affine.gain.tolist(), "offset": affine.bias.tolist(), "normalize": "none"}
@@ -132,13 +132,13 @@ def _keys(processor: Any, affine: Affine) -> dict[str, Any]:
     return keys
 
 
-def _names(affine: Affine) -> list[str]:
+def _names(affine: ChannelScaling) -> list[str]:
     if len(affine.source) == len(PICTURE):
         return [PICTURE[k] for k in affine.source]
     return [f"band {k + 1}" for k in affine.source]
 
 
-def _said(processor: Any, affine: Affine) -> Iterator[dict[str, Any]]:
+def _said(processor: Any, affine: ChannelScaling) -> Iterator[dict[str, Any]]:
     """Yield the keys by the processor's attributes, with mean and std in the order of the channels before or after."""
     scale = float(processor.rescale_factor) if getattr(processor, "do_rescale", None) else 1.0
     mean, std = (getattr(processor, f"image_{key}", None) for key in ("mean", "std"))
@@ -155,14 +155,14 @@ def _each(value: Any, order: Any) -> list[float]:
     return [values[k] for k in order] if len(values) > max(order) else values * len(order)
 
 
-def _does(keys: Mapping[str, Any], affine: Affine) -> bool:
+def _does(keys: Mapping[str, Any], affine: ChannelScaling) -> bool:
     mean, std = (np.array(keys.get(key, default)) for key, default in (("mean", 0.0), ("std", 1.0)))
     with np.errstate(divide="ignore", invalid="ignore"):
         gain, bias = keys["scale"] / std, -mean / std
     return affine.is_like(np.broadcast_to(gain, affine.gain.shape), np.broadcast_to(bias, affine.bias.shape))
 
 
-def _notes(processor: Any, affine: Affine, *, reduced: bool) -> Iterator[str]:
+def _notes(processor: Any, affine: ChannelScaling, *, reduced: bool) -> Iterator[str]:
     sizes = {key: _size(getattr(processor, key, None)) for key in ("size", "crop_size")}
     moves = [words.format(**sizes) for key, words in SPATIAL.items() if getattr(processor, key, None)]
     if moves:

@@ -13,7 +13,7 @@ from segpipe.formats.identity import HIDDEN, Beside, Identity, asked_names, iden
 from segpipe.formats.raster.gdal import gdal_options, open_raster, source_errors
 from segpipe.formats.raster.gdal_readers import pinned
 from segpipe.formats.raster.references import NAMING, parts_of, words_of
-from segpipe.messages.url_secrets import is_cut, without_secrets
+from segpipe.messages.url_secrets import is_redacted, without_secrets
 from segpipe.storage.paths import is_remote
 
 SURE = (".msk", ".aux.xml", ".ovr")
@@ -128,7 +128,7 @@ def is_same_input(place: str, files: Sequence[Identity], path: str, beside: Besi
     files = _unhidden(files, path, beside, remote=remote)
     files = [{**file, "path": without_secrets(file["path"])} for file in files]  # earlier versions stored some
     names = [file["path"] for file in files]
-    if is_cut(path):
+    if is_redacted(path):
         return True  # status takes the path from a record, which omits the token, so that the server cannot be asked
     if not names or files != identities(path, _asked(names, path, remote), beside):
         return False
@@ -164,10 +164,10 @@ def _unhidden(files: Sequence[Identity], path: str, beside: Beside, *, remote: b
 
 def _asked(names: Sequence[str], path: str, remote: bool) -> list[str]:
     """Names of a record, with the secrets that were cut from them restored from tonight's case."""
-    if not any(map(is_cut, names)):
+    if not any(map(is_redacted, names)):
         return list(names)
     real = {without_secrets(name): name for name in asked_names([path])}
-    if any(is_cut(name) and name not in real for name in names):
+    if any(is_redacted(name) and name not in real for name in names):
         real |= {without_secrets(name): name for name in asked_names(files_now(path, remote=remote))}
     return [real.get(name, name) for name in names]
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_blend import covers, slices
 
-from segpipe.geometry.division import LONGEST_PART, Limits, _pieces, cut, repeated
+from segpipe.geometry.division import LONGEST_PART, Limits, _pieces, divide, repeated
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.pipeline.blend import Strip
 
@@ -20,7 +20,7 @@ SENTINEL = Tiling((512, 512), (128, 128), (32, 32), "gaussian")
 @given(data=st.data())
 def test_parts_hold_every_window_and_every_pixel_once(ndim, data):
     cover = data.draw(covers(ndim))
-    parts = cut(cover, Limits(data.draw(st.integers(1, 9)), data.draw(st.none() | st.integers(1, 40))))
+    parts = divide(cover, Limits(data.draw(st.integers(1, 9)), data.draw(st.none() | st.integers(1, 40))))
     assert sorted(index for part in parts for index in part) == list(cover)
     seen = np.zeros(cover.shape, int)
     for part in parts:
@@ -30,7 +30,7 @@ def test_parts_hold_every_window_and_every_pixel_once(ndim, data):
 
 @given(cover=covers(2), count=st.integers(1, 30))
 def test_a_part_is_touched_by_just_the_windows_that_show_its_pixels(cover, count):
-    for part in cut(cover, Limits(parts=count)):
+    for part in divide(cover, Limits(parts=count)):
         box = cover.box(part)
         shown = [
             index
@@ -55,7 +55,7 @@ def test_sums_of_a_part_are_those_of_the_whole_case_bit_for_bit(ndim, data):
     scores = {index: rng.normal(size=(2, *cover.tiling.tile)).astype(np.float32) for index in cover}
     for index, tile in scores.items():
         sums[(slice(None), *slices(cover.window(index)))] += tile
-    for part in cut(cover, Limits(parts=data.draw(st.integers(1, 12)))):
+    for part in divide(cover, Limits(parts=data.draw(st.integers(1, 12)))):
         windows = cover.touching(part)
         strip = Strip(cover, windows)
         for index in windows:
@@ -72,7 +72,7 @@ def test_sums_of_a_part_are_those_of_the_whole_case_bit_for_bit(ndim, data):
 )
 def test_parts_are_enough_for_the_workers_and_repeat_little(size, workers, least_parts, most_repeated, least_efficiency):
     cover = Cover((size, size), SENTINEL)
-    parts = cut(cover, Limits(workers))
+    parts = divide(cover, Limits(workers))
     longest = max(len(cover.touching(part)) for part in parts)
     turns = -(-len(parts) // workers)
     assert len(parts) >= least_parts
@@ -83,22 +83,22 @@ def test_parts_are_enough_for_the_workers_and_repeat_little(size, workers, least
 
 def test_a_case_for_one_worker_is_left_whole_unless_it_is_long_or_wide():
     cover = Cover((10_980, 10_980), SENTINEL)
-    assert len(cut(cover, Limits())) == 1
+    assert len(divide(cover, Limits())) == 1
     limit = 4000 * 140 + 512 * 140
-    wide = cut(cover, Limits(strip=limit))
+    wide = divide(cover, Limits(strip=limit))
     assert len(wide) > 1
     for part in wide:
         strip = Strip(cover, windows := cover.touching(part))
         strip.add(windows.first, np.zeros((1, 512, 512), np.float32))
         assert sum(kept.size for kept in strip._kept) <= limit
-    assert len(cut(Cover((100_000, 100_000), SENTINEL), Limits())) >= 67
+    assert len(divide(Cover((100_000, 100_000), SENTINEL), Limits())) >= 67
 
 
 def test_a_volume_is_cut_for_the_memory_of_its_planes():
     """A strip of the whole keeps some planes of 300 x 300; columns that are cut in two halve them."""
     cover = Cover((200, 300, 300), Tiling((64, 64, 64), (16, 16, 16), (8, 8, 8), "gaussian"))
     limit = cover.strip_size(cover.padded) * 2 // 3
-    parts = cut(cover, Limits(strip=limit))
+    parts = divide(cover, Limits(strip=limit))
     assert len(parts) > 1
     for part in parts:
         strip = Strip(cover, windows := cover.touching(part))
@@ -118,11 +118,11 @@ def test_no_other_grid_of_parts_is_better(ndim, data):
         return max(inferred / workers, -(-count // workers) * longest), inferred, count
 
     best = min(itertools.product(*axes), key=cost)
-    parts = cut(cover, Limits(workers))
+    parts = divide(cover, Limits(workers))
     assert len(parts) == math.prod(map(len, best))
     assert sum(len(cover.touching(part)) for part in parts) == math.prod(p.inferred for p in best)
 
 
 @pytest.mark.parametrize(("asked", "got"), [(1, 1), (2, 2), (7, 7), (30, 30), (23, 22), (5000, 121)])
 def test_forced_parts_are_as_many_as_can_be_had(asked, got):
-    assert len(cut(Cover((4096, 4096), SENTINEL), Limits(parts=asked))) == got
+    assert len(divide(Cover((4096, 4096), SENTINEL), Limits(parts=asked))) == got

@@ -1,16 +1,19 @@
 """Compare the masks of two runs, case by case: what changed into what, how much, and where."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segpipe.accuracy.change import ChangeMap, check_codes
 from segpipe.accuracy.estimators import Float, Integers
-from segpipe.accuracy.evaluate import classes_of, has_one_class_per_pixel
+from segpipe.accuracy.evaluate import MOST_LISTED, classes_of, has_one_class_per_pixel
 from segpipe.accuracy.labels import ReferenceLabels, open_labels, open_reference, windows
 from segpipe.accuracy.overlaps import sharing
 from segpipe.accuracy.pairing import Pairing, pairing
@@ -44,12 +47,20 @@ class CompareTask:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """One case in both runs. Matrices have shape ``(first, second)``: the classes, then unseen."""
+    """One case in both runs. Matrices have shape ``(first, second)``: the classes, then unseen.
+
+    Kept are the pairs of classes that occur, as few of the pairs of hundreds of classes do.
+    """
 
     name: str
-    pixels: Integers
+    side: int
+    """Rows of a matrix."""
+    at: Integers
+    """Positions of the pairs in a matrix, ``first * side + second``."""
+    counts: Integers
+    """Pixels of each pair."""
     amounts: Float | None
-    """Areas or volumes in ``unit``; None for pixels without a size."""
+    """Area or volume of each pair in ``unit``; None for pixels without a size."""
     unit: str
     """``ha``, ``ml`` or ``px``."""
     moved: bool
@@ -59,9 +70,24 @@ class Change:
     """Name of the map of change."""
 
     @property
+    def pixels(self) -> Integers:
+        """The matrix in pixels."""
+        return self._matrix(self.counts)
+
+    @property
     def sizes(self) -> Float:
         """The matrix in ``unit``."""
-        return self.pixels.astype(np.float64) if self.amounts is None else self.amounts
+        return self._matrix(self.each_size).astype(np.float64)
+
+    @property
+    def each_size(self) -> Integers | Float:
+        """Size of each pair in ``unit``."""
+        return self.counts if self.amounts is None else self.amounts
+
+    def _matrix(self, values: NDArray[Any]) -> NDArray[Any]:
+        full = np.zeros(self.side * self.side, values.dtype)
+        full[self.at] = values
+        return full.reshape(self.side, self.side)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +104,27 @@ class Changes:
         found = dict[str, tuple[Integers, Float]]()
         for unit in dict.fromkeys(one.unit for one in self.cases):
             own = [one for one in self.cases if one.unit == unit]
-            each = np.stack([one.sizes for one in own])
-            sums = [math.fsum(column) for column in each.reshape(len(own), -1).T]
-            found[unit] = np.sum([one.pixels for one in own], axis=0), np.array(sums).reshape(each.shape[1:])
+            pixels = np.zeros((own[0].side,) * 2, np.int64)
+            for one in own:
+                pixels += one.pixels
+            found[unit] = pixels, _exact_sums(own)
         return found
+
+    def listed(self) -> bool:
+        """Whether the matrix of every case is written; those of many cases with many classes would take gigabytes."""
+        return sum(one.side**2 for one in self.cases) <= MOST_LISTED
+
+
+def _exact_sums(cases: Sequence[Change]) -> Float:
+    """Sums of the sizes over cases, shape ``(first, second)``, whatever their order."""
+    each = defaultdict[int, list[float]](list)
+    for one in cases:
+        for at, size in zip(one.at.tolist(), one.each_size.tolist(), strict=True):
+            each[at].append(size)
+    sums = np.zeros(cases[0].side ** 2)
+    for at, sizes in each.items():
+        sums[at] = math.fsum(sizes)
+    return sums.reshape(cases[0].side, -1)
 
 
 def compare(task: CompareTask) -> Changes:
@@ -162,18 +205,30 @@ def _compared(pair: Pair, classes: Pairing, maps: Store | None) -> Change:
             if change is not None:
                 change.write(window, one, two)
         name = None if change is None else change.finish()
-        pixels = counts.reshape(-1, side * side).sum(axis=0).reshape(side, side)
-        return Change(pair.one.case, pixels, *_amounts(counts, cells, side), other.moved, mask.grid, name)
+        pixels = counts.reshape(-1, side * side).sum(axis=0)
+        at = np.flatnonzero(pixels)
+        amounts, unit = _amounts(counts, cells, at)
+        return Change(
+            name=pair.one.case,
+            side=side,
+            at=at,
+            counts=pixels[at],
+            amounts=amounts,
+            unit=unit,
+            moved=other.moved,
+            grid=mask.grid,
+            written=name,
+        )
 
 
-def _amounts(counts: Integers, cells: Cells, side: int) -> tuple[Float | None, str]:
-    """Areas or volumes of each pair, as ``areas.csv`` computes those of a class, and their unit."""
+def _amounts(counts: Integers, cells: Cells, at: Integers) -> tuple[Float | None, str]:
+    """Areas or volumes of some pairs, as ``areas.csv`` computes those of a class, and their unit."""
     measure = cells.measure
     if measure is None:
         return None, "px"
     unit, per = AMOUNTS[measure.unit]
-    sizes = [math.fsum((counts[..., k] * cells.sizes).ravel()) for k in range(side * side)]
-    return np.reshape(sizes, (side, side)) / measure.per_unit / per, unit
+    sizes = [math.fsum((counts[..., k] * cells.sizes).ravel()) for k in at]
+    return np.array(sizes, np.float64) / measure.per_unit / per, unit
 
 
 def _without_common(first: dict[str, Record], second: dict[str, Record]) -> str:

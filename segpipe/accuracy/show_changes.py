@@ -98,7 +98,7 @@ def as_json(found: Changes) -> str:
                 "unit": one.unit,
                 "resampled": one.moved,
                 "map": one.written,
-                **_values(one.pixels, one.sizes),
+                **(_values if found.listed() else _summary)(one.pixels, one.sizes),
             }
             for one in found.cases
         ],
@@ -123,9 +123,10 @@ def as_csv(found: Changes) -> str:
 
 def _rows(found: Changes, one: Change) -> Iterator[list[Any]]:
     ids, names = (*found.classes.ids, ""), (*found.classes.names, UNSEEN)
-    for a, b in np.argwhere(one.pixels).tolist():
-        size = rounded(one.sizes[a, b]) if one.amounts is not None else ""
-        yield [one.name, ids[a], names[a], ids[b], names[b], int(one.pixels[a, b]), size, one.unit]
+    for at, pixels, size in zip(one.at.tolist(), one.counts.tolist(), one.each_size.tolist(), strict=True):
+        a, b = divmod(at, one.side)
+        amount = "" if one.amounts is None else rounded(size)
+        yield [one.name, ids[a], names[a], ids[b], names[b], pixels, amount, one.unit]
 
 
 def write_changes(found: Changes, folder: Path) -> list[Path]:

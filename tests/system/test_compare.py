@@ -79,6 +79,15 @@ def test_matrices_are_those_of_the_masks_and_add_up_to_the_areas(both: Path) -> 
     assert not found["failed"]
 
 
+def test_matrices_of_many_cases_with_many_classes_are_left_out_case_by_case(made: Path, monkeypatch: Any) -> None:
+    listed = compared(made)
+    monkeypatch.setattr("segpipe.accuracy.compare.MOST_LISTED", 3 * 4 * 4 - 1)
+    found = compared(made)
+    assert found["pooled"] == listed["pooled"]
+    assert [{"pixels", "amounts"} & {*row} for row in found["cases"]] == [set()] * 3
+    assert [row.items() <= full.items() for row, full in zip(found["cases"], listed["cases"], strict=True)] == [True] * 3
+
+
 def test_by_hand(both: Path) -> None:
     """Nine pixels of one hectare's hundredth each."""
     for out, rows in (("out", [[0, 0, 1], [0, 1, 1], [2, 2, 255]]), ("b", [[0, 1, 1], [0, 255, 1], [2, 0, 1]])):

@@ -52,6 +52,17 @@ def figures(done, code=0):
     return json.loads(done.stdout)
 
 
+def test_matrices_of_cases_are_written_where_they_are_few(segpipe, out, tmp_path, monkeypatch):
+    save(out, tmp_path / "ref", truths(out))
+    listed, fewer = [], []
+    for cases, most in ((listed, 3 * 3 * 3), (fewer, 3 * 3 * 3 - 1)):
+        monkeypatch.setattr("segpipe.accuracy.evaluate.MOST_LISTED", most)
+        found = figures(segpipe("evaluate", "--labels", "out", "--reference", "ref", "--json"))
+        cases.extend(found["cases"])
+    assert np.sum([case.pop("confusion") for case in listed], axis=0).tolist() == found["confusion"]
+    assert fewer == listed
+
+
 def test_scores_of_a_run_are_those_of_scikit_learn(segpipe, out, tmp_path):
     truth = truths(out)
     save(out, tmp_path / "ref", truth)

@@ -34,6 +34,16 @@ LOG_LEVEL = "logging.distributed"
 """Key of Dask's configuration for its log level."""
 
 
+LEVELS = {
+    "distributed": logging.CRITICAL,
+    "distributed.client": logging.CRITICAL,
+    # with a traceback, that a client has closed while a worker reports its progress, as it may at the end of a run
+    "distributed.scheduler": logging.CRITICAL + 1,
+    "asyncio": logging.CRITICAL,  # about tasks of a cluster that is stopped while it starts
+}
+"""Levels of loggers in this process."""
+
+
 NO_PAGES: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
 """Dask serves pages without authentication that show paths and stacks to any user of the machine."""
 
@@ -45,13 +55,17 @@ def has_dashboard() -> bool:
 
 @contextmanager
 def unchanged_dask() -> Iterator[None]:
-    """Restore what runs change for Dask at the end: variables of its workers, and its configuration, or its defaults if it
-    was imported meanwhile. Runs in several threads restore neither by themselves, as one may begin before another ends."""
+    """Restore what runs change for Dask at the end: variables of its workers, levels of loggers, and its configuration, or
+    its defaults if it was imported meanwhile. Runs in several threads restore none by themselves, as one may begin before
+    another ends."""
     before = _kept() if "dask.config" in sys.modules else {}
+    levels = {name: logging.getLogger(name).level for name in LEVELS}
     try:
         with unchanged_environment(OWN):
             yield
     finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         if "dask.config" in sys.modules:
             _restore(before)
 
@@ -92,11 +106,10 @@ def quieten() -> None:
     if not logging.getLogger().isEnabledFor(logging.DEBUG):
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
         dask.config.set({LOG_LEVEL: "critical"})
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # if it was imported before
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # about tasks of a cluster that is stopped while it starts
-        import distributed  # noqa: F401 - sets its own level for its client
+        import distributed  # noqa: F401 - sets levels of its own
 
-        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+        for name, level in LEVELS.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def scheduler_options() -> dict[str, Any]:

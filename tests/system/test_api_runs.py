@@ -1,6 +1,7 @@
 """``segpipe.run`` and ``segpipe.open_run``: the command's bytes, and a process that is as before."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ import segpipe
 from segpipe.api.command_line import command_of
 from segpipe.api.results import ClassTotal
 from segpipe.errors import ModelError
-from segpipe.jobs.dask_options import unchanged_dask
+from segpipe.jobs.dask_options import quieten, unchanged_dask
 from segpipe.jobs.status import read_status
 from segpipe.process import spawning
 from segpipe.process.interruption import interruptible
@@ -367,9 +368,14 @@ def test_a_fork_does_not_wait_for_threads_that_it_does_not_have():
     assert os.waitstatus_to_exitcode(status) == 0
 
 
-def test_dask_is_restored_by_the_last_of_several_runs(monkeypatch):
+def test_dask_is_quiet_and_restored_by_the_last_of_several_runs(monkeypatch, capfd):
     import dask.config
+    import distributed  # noqa: F401
 
+    levels = {"distributed": logging.INFO, "distributed.scheduler": logging.WARNING, "asyncio": logging.NOTSET}
+    for each, level in levels.items():
+        monkeypatch.setattr(logging.getLogger(each), "level", level)
+    monkeypatch.delenv("DASK_LOGGING__DISTRIBUTED", raising=False)
     name, key = "OMP_NUM_THREADS", "distributed.worker.multiprocessing-method"
     monkeypatch.delenv(name, raising=False)
     before = dask.config.get(key, None)
@@ -377,9 +383,13 @@ def test_dask_is_restored_by_the_last_of_several_runs(monkeypatch):
         with isolated(unchanged_dask):  # as two runs, of which one begins before the other ends
             os.environ[name] = "1"
             dask.config.set({key: "fork"})
+            quieten()
         assert os.environ[name] == "1"
-    assert name not in os.environ
+        logging.getLogger("distributed.scheduler").critical("Closed comm: a client ended while a worker reported")
+    assert not {name, "DASK_LOGGING__DISTRIBUTED"} & {*os.environ}
     assert dask.config.get(key, None) == before
+    assert {each: logging.getLogger(each).level for each in levels} == levels
+    assert capfd.readouterr().err == ""
 
 
 @pytest.fixture(autouse=True)

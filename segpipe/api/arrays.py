@@ -62,7 +62,9 @@ class ArraySource:
     def tags(self) -> None:
         """None: values are taken as they are."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Do nothing: an array in memory has no files."""
+        ...
 
 
 def checked(array: Any, valid: Any, model: ModelSpec) -> ArraySource:

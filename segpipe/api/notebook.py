@@ -59,10 +59,12 @@ class NotebookBar:
             self._show()
 
     def progress(self, pixels: int) -> None:
+        """Add finished pixels, and show them unless the bar was updated a moment ago."""
         self._pixels += pixels
         self._show_sometimes()
 
     def outcome(self, outcome: Outcome) -> None:
+        """Count a case, and keep the message of a failed one; the first failures are shown below the bar."""
         self._count += 1
         if outcome.error is not None:
             self._failed += 1

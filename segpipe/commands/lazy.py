@@ -23,10 +23,12 @@ class LazyGroup(click.Group):
         self.package, self.sentences = package, sentences
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands in alphabetical order, without importing them."""
         del ctx
         return sorted(self.sentences)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None if the group has none of this name."""
         del ctx
         if cmd_name not in self.sentences:
             return None
@@ -45,6 +47,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, self.sentences[name]) for name in self.list_commands(ctx)])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands that begin with ``incomplete``, with their sentences, and the options of the group."""
         matching = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
         commands = [CompletionItem(name, help=self.sentences[name]) for name in matching]
         return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]

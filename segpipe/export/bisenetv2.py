@@ -107,6 +107,7 @@ class Stem(nn.Module):
         self.fuse = activated(2 * channels, channels)
 
     def forward(self, image: Tensor) -> Tensor:
+        """``(n, bands, h, w)`` to ``(n, channels, h / 4, w / 4)``."""
         x = self.conv(image)
         fused: Tensor = self.fuse(torch.cat([self.left(x), self.right(x)], dim=1))
         return fused
@@ -122,6 +123,7 @@ class ContextEmbedding(nn.Module):
         self.conv_last = activated(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features of the same shape ``(n, channels, h, w)``."""
         mean = x.mean(dim=(2, 3), keepdim=True)
         embedded: Tensor = self.conv_last(x + self.conv_gap(self.bn(mean)))
         return embedded
@@ -138,6 +140,7 @@ class Gather(nn.Module):
         self.conv2 = nn.Sequential(*normed(wide, channels, size=1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features of the same shape ``(n, channels, h, w)``."""
         return torch.relu(x + self.conv2(self.dwconv(self.conv1(x))))
 
 
@@ -154,6 +157,7 @@ class GatherDown(nn.Module):
         self.shortcut = nn.Sequential(*separable(inside, outside, stride=2), nn.BatchNorm2d(outside))
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(n, inside, h, w)`` to ``(n, outside, h / 2, w / 2)``."""
         return torch.relu(self.shortcut(x) + self.conv2(self.dwconv2(self.dwconv1(self.conv1(x)))))
 
 

@@ -36,7 +36,9 @@ class Limit(Protocol):
         """As ``Source.memory``."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close what was opened for it."""
+        ...
 
 
 def restricted(source: Source, case: Case, contract: Contract, overrides: Overrides) -> Source:
@@ -138,6 +140,7 @@ class Restricted:
         return self._source.tags()
 
     def close(self) -> None:
+        """Close the source, and what limits it."""
         self._source.close()
         for limit in self._limits:
             limit.close()

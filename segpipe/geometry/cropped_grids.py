@@ -38,6 +38,7 @@ class CroppedAxis(Axis):
         return self._inner._places(pixels - self.start)
 
     def taps(self, start: int, stop: int) -> Taps:
+        """Own pixels and weights of a range of the network's pixels, by their indices in the whole case."""
         inner = self._inner.taps(start, stop)
         return Taps(inner.index + self.start, inner.weight)
 
@@ -55,6 +56,7 @@ class CroppedGrids(Regridding):
         return tuple(CroppedAxis(*axis) for axis in spans)
 
     def outside(self, owned: Window) -> Valid | None:
+        """Mask of the own pixels of a window that lie outside the box; None if none does."""
         return outside_of(owned, self.box)
 
 

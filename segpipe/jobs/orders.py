@@ -31,6 +31,7 @@ class Setup:
 
     @classmethod
     def of(cls, run: Run, calls: int) -> "Setup":
+        """The setup of a run whose worker calls the model ``calls`` times at once."""
         return cls(run, calls, None if run.aoi is None else polygons_of(run.aoi).packed())
 
     def unpacked(self) -> AreaPolygons | None:

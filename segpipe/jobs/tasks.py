@@ -106,9 +106,11 @@ class Halt:
     """Time at which tables are left out, by the monotonic clock."""
 
     def set(self) -> None:
+        """Ask the run to start nothing more."""
         self._is_set = True
 
     def is_set(self) -> bool:
+        """Whether the run was asked to end."""
         return self._is_set
 
     def conclude_within(self, seconds: float) -> None:
@@ -129,9 +131,13 @@ class Halt:
 class Watcher(Protocol):
     """Receives the events of a run."""
 
-    def progress(self, pixels: int) -> None: ...
+    def progress(self, pixels: int) -> None:
+        """Receive the number of pixels that were finished since the last call."""
+        ...
 
-    def outcome(self, outcome: Outcome) -> None: ...
+    def outcome(self, outcome: Outcome) -> None:
+        """Receive the outcome of a case."""
+        ...
 
     def note(self, line: str) -> None:
         """Receive an information line."""

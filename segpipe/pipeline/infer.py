@@ -33,10 +33,14 @@ class LoadedModel(Protocol):
     """A loaded network, and the memory that holds its scores."""
 
     @property
-    def spec(self) -> ModelSpec: ...
+    def spec(self) -> ModelSpec:
+        """The model as it was loaded; ``shrink`` changes its batch."""
+        ...
 
     @property
-    def arrays(self) -> Arrays: ...
+    def arrays(self) -> Arrays:
+        """Arrays on the device of the scores."""
+        ...
 
     def score(self, patches: Sequence[Patch]) -> tuple[Array, Sequence[Array | None]]:
         """Scores ``(patches, classes, *tile)`` of at most one batch, and the invalid masks, both on the model's device.

@@ -38,11 +38,17 @@ class Halt(Protocol):
 
     concluding: bool
 
-    def set(self) -> None: ...
+    def set(self) -> None:
+        """Ask the run to start nothing more."""
+        ...
 
-    def is_set(self) -> bool: ...
+    def is_set(self) -> bool:
+        """Whether the run was asked to end."""
+        ...
 
-    def conclude_within(self, seconds: float) -> None: ...
+    def conclude_within(self, seconds: float) -> None:
+        """Ask the run to end, and to leave out tables that take longer than ``seconds``."""
+        ...
 
 
 class _Watch:

@@ -140,6 +140,7 @@ class StatedTotals(BaseModel):
 
     @classmethod
     def of(cls, totals: Totals, rule: str, acquired: Mapping[str, Mapping[str, str]]) -> Self:
+        """The totals of a run by an overlap rule, with the time of each case that shares ground."""
         has_areas = totals.measured or any(one.area for one in totals.classes.values())
         unit = next(name for name, unit in UNITS.items() if unit is totals.unit) if has_areas else "px"
 

@@ -38,6 +38,7 @@ class Bar(Lines):
         self._bar.stop()
 
     def progress(self, pixels: int) -> None:
+        """Add finished pixels."""
         self._bar.update(self._task, pixels=self._bar.tasks[self._task].fields["pixels"] + pixels)
         if not self._by_cases:
             self._bar.advance(self._task, pixels)
@@ -46,6 +47,7 @@ class Bar(Lines):
         self._bar.console.print(words(line))
 
     def outcome(self, outcome: Outcome) -> None:
+        """Count a case; print why it failed above the bar."""
         self._count += 1
         if self._by_cases:
             self._bar.advance(self._task)

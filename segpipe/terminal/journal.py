@@ -70,6 +70,7 @@ class Journal(logging.Handler):
             self._inner.note(f"warning: {self.lost[0]}")
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write a log message as a line of the kind ``log``."""
         self.log("log", level=record.levelname, message=record.getMessage())
 
     def begun(self, prepared: Prepared) -> None:
@@ -79,6 +80,7 @@ class Journal(logging.Handler):
         self.log("begun", output=str(prepared.run.output), model=prepared.run.model.title, workers=plan.workers, **counts)
 
     def progress(self, pixels: int) -> None:
+        """Pass on to the inner watcher: the journal has no line for it."""
         self._inner.progress(pixels)
 
     def note(self, line: str) -> None:
@@ -86,6 +88,7 @@ class Journal(logging.Handler):
         self._inner.note(line)
 
     def outcome(self, outcome: Outcome) -> None:
+        """Write a line ``done``, ``failed`` or ``outside``, and pass the outcome on."""
         values: dict[str, Any] = {"case": outcome.case.name, "seconds": round(outcome.seconds, 3), "pixels": outcome.pixels}
         if outcome.outside:
             self.log("outside", **values)

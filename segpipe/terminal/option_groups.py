@@ -23,6 +23,7 @@ class GroupedCommand(click.Command):
     """A command whose ``--help`` has one section per group, in the order in which the groups first appear."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections, each with its flags and help texts."""
         for name, rows in self.sections(ctx).items():
             with formatter.section(name):
                 formatter.write_dl(rows)

@@ -56,12 +56,13 @@ class Lines:
         pass
 
     def progress(self, pixels: int) -> None:
-        pass
+        """Print nothing: a case has one line, at its end."""
 
     def note(self, line: str) -> None:
         echo(printable(line), err=True)
 
     def outcome(self, outcome: Outcome) -> None:
+        """Print the line of a case that has ended."""
         self._count += 1
         say(stamped(f"[{self._count}/{self._total}] {described(outcome)}"))
 

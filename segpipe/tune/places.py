@@ -90,7 +90,9 @@ class Held:
         """Neutral tags: the tags of the case are already part of the scaling."""
         return np.ones(len(self._pixels)), np.zeros(len(self._pixels))
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Do nothing: a box in memory has no files."""
+        ...
 
 
 @dataclass(frozen=True)

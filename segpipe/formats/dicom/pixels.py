@@ -130,4 +130,5 @@ class Decoder:
         return values.astype(self._dtype, copy=False)
 
     def close(self) -> None:
+        """Close the file that was read last."""
         self._reader.close()

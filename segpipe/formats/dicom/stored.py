@@ -149,6 +149,7 @@ class Reader:
         self._path = path
 
     def close(self) -> None:
+        """Close the file that was read last; the reader may open others."""
         if self._stream is not None:
             self._stream.close()
         self._stream, self._path = None, ""

@@ -108,6 +108,7 @@ class MaskLimit:
         return self._source.memory(tuple(map(min, own, self._source.grid.shape)))
 
     def close(self) -> None:
+        """Close the mask."""
         self._source.close()
 
 

@@ -6,7 +6,7 @@ are not. Corners beside a pixel that does not count, and the edge of a case, are
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -71,12 +71,28 @@ def boundary_scores(compared: Compared, tolerance: float) -> list[BoundaryScores
     Raises:
         InstallationError: an optional dependency is missing.
     """
+    compared = _without_single(compared)
     corners, bands = _gathered(compared), _bands(compared, tolerance)
     limit = tolerance * (1 + SLACK)
     return [
         _scores(_distances(reference, mapped, compared.spacing), limit, *map(int, bands[k]))
         for k, (reference, mapped) in enumerate(zip(*corners, strict=True))
     ]
+
+
+def _without_single(compared: Compared) -> Compared:
+    """The case without axes of length 1, along which nothing begins or ends: one slice of a volume is an image."""
+    kept = [axis for axis, n in enumerate(compared.shape) if n > 1] or [0]
+
+    def read(window: Window) -> Pair:
+        start, stop = [0] * len(compared.shape), [1] * len(compared.shape)
+        for axis, first, last in zip(kept, window.start, window.stop, strict=True):
+            start[axis], stop[axis] = first, last
+        reference, mapped = compared.read(Window(tuple(start), tuple(stop)))
+        return reference.reshape(window.shape), mapped.reshape(window.shape)
+
+    shape, spacing = [compared.shape[axis] for axis in kept], [compared.spacing[axis] for axis in kept]
+    return replace(compared, read=read, shape=shape, spacing=spacing)
 
 
 def check_installed() -> None:

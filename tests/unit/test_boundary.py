@@ -65,6 +65,16 @@ def test_scores_equal_brute_force(seed, step, shape, spacing):
         assert (own.f1, own.surface_dice, own.iou, own.hd95) == pytest.approx(wanted), k
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_one_slice_of_a_volume_is_an_image(axis):
+    draw = np.random.default_rng(axis)
+    reference, mapped = draw.integers(-1, 3, (2, 9, 8))
+    spacing = np.insert([2.0, 1.5], axis, 5.0)
+    one, other = (np.expand_dims(labels, axis) for labels in (reference, mapped))
+    assert scored(one, other, spacing, 2.5, step=3) == scored(reference, mapped, (2.0, 1.5), 2.5)
+    assert scored(one, other, spacing, 2.5)[1].f1 == pytest.approx(brute(reference, mapped, (2.0, 1.5), 2.5, 1)[0])
+
+
 def test_two_pixels_that_are_two_apart():
     """The example of google-deepmind/surface-distance: 95 % distance 2 mm, surface Dice 0.5 at 1 mm."""
     reference, mapped = np.zeros((128, 128), np.int64), np.zeros((128, 128), np.int64)

@@ -99,6 +99,16 @@ def test_segments_overlap_in_a_binary_segmentation(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["binary", "labelmap"])
+def test_masks_of_a_band_per_class_whose_classes_do_not_overlap(kind, tmp_path):
+    one_band = random_labels(top=2)
+    labels = np.concatenate([np.where(one_band == 255, 255, one_band == value) for value in (1, 2)]).astype(np.uint8)
+    path = written(tmp_path, slices(), labels, kind, (Segment("liver", 1, 0), Segment("tumour", 1, 1)))
+    assert dciodvfy(path) == []
+    found = volume(path)[0]
+    assert [int((found == value).sum()) for value in (1, 2)] == [int((one_band == value).sum()) for value in (1, 2)]
+
+
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
 def test_frames_of_an_odd_number_of_pixels(tmp_path, kind):
     labels = random_labels((5, 9, 11))
     path = written(tmp_path, slices((5, 9, 11)), labels, kind)

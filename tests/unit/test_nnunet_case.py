@@ -9,7 +9,8 @@ import pytest
 from skimage.transform import resize
 
 from segpipe.contract import Contract, parse_contract
-from segpipe.formats.nnunet_case import grids_of, prepared
+from segpipe.formats.nnunet_case import NnunetCase, grids_of, prepared
+from segpipe.geometry.windows import Window
 
 DATA = {"order": 3, "order_z": 0, "force_separate_z": None}
 SCORES = {**DATA, "order": 1}
@@ -20,7 +21,7 @@ class Held:
 
     def __init__(self, pixels: np.ndarray, spacing: tuple[float, ...]) -> None:
         self.grid = SimpleNamespace(shape=pixels.shape[1:], spacing=spacing)
-        self.pixels = pixels
+        self.pixels, self.dtype = pixels, pixels.dtype
 
     def read(self, window: Any) -> Any:
         return self.pixels, None
@@ -62,6 +63,30 @@ def test_crop_scale_and_splines():
     assert found.shape == (2, 8, 11, 13)
     assert np.abs(found[:, :7] - wanted).max() < 1e-4
     assert (found[:, 7] == 0).all()
+
+
+def test_ranges_plain_channels_and_thick_slices_between_which_values_are_linear():
+    """``RescaleTo01Normalization``, ``NoNormalization``, and ``order_z`` 1; rows and columns stay as they are."""
+    told = {"resampling_fn_data_kwargs": {**DATA, "order_z": 1}, "resampling_fn_probabilities_kwargs": SCORES}
+    own = contract(normalize=["minmax", "none"], spacing=[2.0, 1.1, 0.9], provenance={"nnunet": told})
+    pixels, found = made((5.1, 1.1, 0.9), own)
+    crop = pixels[:, 2:, :-3].astype(np.float64)
+    scaled = [(crop[0] - crop[0].min()) / (crop[0].max() - crop[0].min()), crop[1]]
+    thick, thin = len(crop[0]), round(len(crop[0]) * 5.1 / 2)
+    places = (np.arange(thin) + 0.5) * thick / thin - 0.5
+    wanted = [np.apply_along_axis(lambda line: np.interp(places, np.arange(thick), line), 0, one) for one in scaled]
+    assert found.shape[1] == thin
+    assert np.abs(found - wanted).max() < 1e-3
+
+
+def test_stored_values_become_physical_before_they_are_scaled():
+    own = contract(normalize="none", pixel="physical")
+    stored = np.random.default_rng(3).integers(1, 900, (2, 8, 8, 8)).astype(np.int16)
+    source: Any = Held(stored, (1.0, 1.0, 1.0))
+    source.tags = lambda: (np.array([2.0, 0.5]), np.array([-1024.0, 0.0]))
+    grids = grids_of("a", source, own)
+    found = NnunetCase(source, grids, own).take(Window((0, 0, 0), (8, 8, 8)))().pixels
+    assert np.array_equal(found, np.stack([stored[0] * 2.0 - 1024, stored[1] * 0.5]).astype(np.float32))
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.1, 0.9), (5.1, 1.1, 0.9)])

@@ -17,10 +17,12 @@ TILE = (8, 12, 10)
 BOX = (slice(3, 25), slice(0, 21), slice(6, 30))
 
 
-def scan(path: Path, spacing: tuple[float, ...] = (1.0, 1.1, 0.9)) -> np.ndarray:
-    """Noise in a box, zeros around it; and the box alone, in a folder beside; axes ``(k, j, i)``."""
-    values = np.zeros((31, 27, 33), np.int16)
+def scan(path: Path, spacing: tuple[float, ...] = (1.0, 1.1, 0.9), *, lost: bool = False) -> np.ndarray:
+    """Noise in a box, zeros around it; and the box alone, in a folder beside; axes ``(k, j, i)``. Lost voxels are NaN."""
+    values = np.zeros((31, 27, 33), np.float32 if lost else np.int16)
     values[BOX] = np.random.default_rng(3).integers(1, 900, values[BOX].shape)
+    if lost:
+        values[BOX][1:4, :2, :3] = values[BOX][12, 9] = np.nan
     for file, array in ((path / "in" / "a.nii.gz", values), (path / "box" / "a.nii.gz", values[BOX])):
         file.parent.mkdir()
         nibabel.save(nibabel.Nifti1Image(array.T, np.diag([*spacing[::-1], 1])), file)
@@ -38,9 +40,12 @@ def labels_in(path: Path) -> np.ndarray:
     return np.asarray(nibabel.load(path).dataobj).T
 
 
+@pytest.mark.parametrize("lost", [False, True])
 @pytest.mark.parametrize("wanted", [[1.0, 1.1, 0.9], [1.3, 0.9, 1.0]])
-def test_labels_are_those_of_the_cropped_volume_and_background_around_it(tmp_path: Path, wanted: list[float]) -> None:
-    values = scan(tmp_path)
+def test_labels_are_those_of_the_cropped_volume_and_background_around_it(
+    tmp_path: Path, wanted: list[float], lost: bool
+) -> None:
+    values = scan(tmp_path, lost=lost)
     networks.volumetric(tmp_path / "model.onnx", TILE, **KEYS, spacing=wanted, crop="nonzero")
     run(tmp_path, "in", "whole")
     run(tmp_path, "box", "alone")
@@ -48,7 +53,8 @@ def test_labels_are_those_of_the_cropped_volume_and_background_around_it(tmp_pat
     expected = np.zeros_like(found)
     expected[BOX] = alone
     assert np.array_equal(found, expected)
-    assert len(np.unique(alone)) == 3
+    assert len(np.unique(alone)) == 3 + lost
+    assert np.array_equal(found == 255, np.isnan(values))
     # without the key, statistics and windows are those of the whole case
     networks.volumetric(tmp_path / "model.onnx", TILE, **KEYS, spacing=wanted)
     run(tmp_path, "in", "plain")

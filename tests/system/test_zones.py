@@ -319,6 +319,16 @@ def test_ground_of_overlapping_cases_counts_once(folder: Path) -> None:
     assert (folder / "two" / "zones.csv").read_bytes() == data
 
 
+def test_of_many_cases_those_that_overlap_are_looked_at_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the sums, so that a mask is opened once; the table is the same."""
+    for number in range(2):
+        scene(folder / "in" / f"over{number}.tif", UTM * Affine.translation(50 * number, 0), 2)
+    assert run(folder, "--zones", "fields.gpkg").returncode == 0
+    monkeypatch.setattr(stage, "MOST_KEPT", 0)
+    assert run(folder, "--zones", "fields.gpkg", out="many").returncode == 0
+    assert (folder / "many" / "zones.csv").read_bytes() == (folder / "out" / "zones.csv").read_bytes()
+
+
 def test_a_polygon_over_scenes_of_two_crs(folder: Path) -> None:
     """Its parts lie in a scene in UTM and in one in Web Mercator: the sum is the area of both."""
     scene(folder / "in" / "b.tif", Affine(15, 0, 1_680_000, 0, -15, 6_230_000), 1, "EPSG:3857")

@@ -92,6 +92,12 @@ def test_the_globe_has_the_area_of_the_ellipsoid():
     assert hectares((180, 360), "EPSG:4326", Affine(1, 0, -180, 0, -1, 90)) == pytest.approx(whole / 1e4, rel=1e-9)
 
 
+def test_the_globe_of_a_model_of_the_climate_is_a_sphere():
+    radius = 6_371_229
+    found = hectares((180, 360), f"+proj=longlat +R={radius} +no_defs", Affine(1, 0, 0, 0, -1, 90))
+    assert found == pytest.approx(4 * math.pi * radius**2 / 1e4, rel=1e-9)
+
+
 @pytest.mark.parametrize(("lon", "lat"), [(15.2, 48.1), (12.1, 67.0), (17.5, -33.0)])
 def test_the_same_ground_has_one_area_in_every_crs(lon, lat):
     tall, wide = 0.02, 0.02 / math.cos(math.radians(lat))

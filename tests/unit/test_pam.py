@@ -7,6 +7,7 @@ import pytest
 import rasterio
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
+from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
 from segpipe.formats.raster.pam import sidecar
@@ -52,6 +53,15 @@ def test_control_points_are_read_back(plain):
         found, crs = dataset.gcps
     assert crs == CRS.from_epsg(4326)
     assert [(p.row, p.col, p.x, p.y, p.z, p.id) for p in found] == [(p.row, p.col, p.x, p.y, p.z, p.id) for p in points]
+
+
+def test_polynomials_of_a_sensor_are_read_back(plain):
+    path, beside = plain
+    line, sample = ([k + 0.5 for k in range(20)] for _ in range(2))
+    rpcs = RPC(150, 48, 2.5, 3, sample[::-1], line, 0.1, 500, 15.5, 4.25, [1.0] * 20, sample, 0.2, 600, 1.5, 2.5)
+    beside.write_bytes(sidecar(STYLE, RasterGrid((4, 5), rpcs=rpcs)))
+    with rasterio.open(path) as dataset:
+        assert dataset.rpcs.to_dict() == rpcs.to_dict()
 
 
 def test_classes_have_a_name_for_each_value_and_a_row_each(plain):

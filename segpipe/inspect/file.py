@@ -13,7 +13,7 @@ from segpipe.formats.scenes.search import is_scene
 from segpipe.inspect.facts import Facts
 from segpipe.inspect.model import inspect_model
 from segpipe.inspect.raster import inspect_grouped, inspect_raster, inspect_scene
-from segpipe.inspect.volume import inspect_volume
+from segpipe.inspect.volume import inspect_volume, named_case
 from segpipe.network.model_file import read_model
 from segpipe.settings import Settings
 from segpipe.storage.content import describe
@@ -78,8 +78,9 @@ def _refuse(file: str, flags: Mapping[str, Any], rule: str) -> None:
 
 
 def _is_volume(file: str) -> bool:
-    """Whether a local file has a format other than raster, or is a folder, which may be a series."""
-    return Path(file).is_dir() or (Path(file).is_file() and format_at(file) != RASTER)
+    """Whether a local file has a format other than raster, or is a folder, which may be a series, or a case of one."""
+    path = Path(file)
+    return path.is_dir() or (path.is_file() and format_at(file) != RASTER) or named_case(file) is not None
 
 
 def _is_model(file: str) -> bool:

@@ -1,6 +1,8 @@
 """Facts about a volume of any format, and how a model fits it."""
 
 import math
+import os
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -35,12 +37,26 @@ MOST_READ = 2**30
 """Most voxels that are read for their values: some seconds. Of a larger volume, equidistant planes are read."""
 
 
+SERIES = re.compile(r"[\d.]+(-.*)?")
+"""Matches the last part of the path of a case that shares a folder or a file with others: its UID, and which volume."""
+
+
+def named_case(path: str) -> Case | None:
+    """The case that a run calls by a path that is no file: one of several series in a folder, or volumes in a file."""
+    place, name = os.path.split(path)
+    if not place or not SERIES.fullmatch(name) or Path(path).exists() or not Path(place).exists():
+        return None
+    return next((case for case in find_input([place]).cases if case.path == path), None)
+
+
 def case_at(file: str) -> Case:
-    """The case of a file, or the only one of a folder, such as a DICOM series.
+    """The case of a file, the only one of a folder, such as a DICOM series, or one of several by its path.
 
     Raises:
         InputError: the folder has no case, or several, or none that is a volume.
     """
+    if (case := named_case(file)) is not None:
+        return case
     if not Path(file).is_dir():
         return Case(Path(file).stem, file, format_at(file))
     found = find_input([file])

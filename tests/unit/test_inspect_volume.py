@@ -56,6 +56,18 @@ def test_the_folder_of_one_series(tmp_path: Path) -> None:
     assert command(tmp_path / "p2").exit_code == 0
 
 
+def test_the_path_that_the_message_names_is_one_of_several_series_or_volumes(tmp_path: Path) -> None:
+    dicoms.write(tmp_path / "two", series=1)
+    dicoms.write(tmp_path / "two", dicoms.values()[:3], suffix=".ima", series=2)
+    both, places = dicoms.values((4, 5, 6)), np.repeat(dicoms.positions(2), 2, axis=0)
+    dicoms.enhanced(tmp_path / "times.dcm", both, places, [1] * 4, times=[1, 2, 1, 2])
+    for place, shape in ((tmp_path / "two", [6, 9, 11]), (tmp_path / "times.dcm", [2, 5, 6])):
+        named = re.search(r"name one, such as (\S+)", command(place).stderr)
+        assert named is not None
+        assert told(named[1])["shape"] == shape
+    assert command(tmp_path / "two" / "1.2.3").exit_code == 2
+
+
 def test_a_folder_of_a_picture_names_the_file(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "a.png")
     ended = command(tmp_path)

@@ -57,7 +57,8 @@ def series_of(case: Case) -> Series:
 
     found = find([(Path(case.path).name, case.path)], EVERY_CASE)
     if len(found.cases) != 1 or not isinstance(index := found.cases[0].index, bytes):
-        why = ", ".join([*found.errors.values(), *found.left_out]) or f"{len(found.cases)} volumes in one file"
+        several = f"it has {len(found.cases)}: name one, such as {found.cases[0].path}" if len(found.cases) > 1 else ""
+        why = ", ".join([*found.errors.values(), *found.left_out]) or several
         raise SourceError(f"{case.path} must be a slice or a volume: {why}")
     return unpack(index)
 

@@ -18,6 +18,10 @@ TICK = 0.5
 """Seconds between two checks for hanging tasks, silent workers and a halt."""
 
 
+class HungError(SegpipeError):
+    """A task has exceeded its time limit."""
+
+
 def split_job(task: Task) -> list[Task]:
     """Split a job that has lost its worker into single cases; empty if it has only one."""
     return [Job((case,), unseen=task.unseen) for case in task.cases] if isinstance(task, Job) and len(task.cases) > 1 else []

@@ -9,7 +9,7 @@ from multiprocessing.connection import wait
 
 from segpipe.errors import ModelError, SegpipeError, WorkerError
 from segpipe.jobs.agenda import Agenda
-from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, failures, hung_reason, lost_reason, split_job
+from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, HungError, failures, hung_reason, lost_reason, split_job
 from segpipe.jobs.orders import Broke, End, Ended, GiveUp, Pixels, Ready, Report, RunTask, Setup, Warned
 from segpipe.jobs.plan import Job, Plan
 from segpipe.jobs.tasks import Halt, Outcome, Progress, Task, Watcher
@@ -222,12 +222,12 @@ class _Board:
             yield from self._repeat(attempt, LostError(why))
 
     def _repeat(self, attempt: _Attempt, error: Exception) -> Iterator[Outcome]:
-        """Try a task once more, if that may help: its worker was lost, or it ended with an error."""
+        """Try a task once more, if that may help: its worker was lost, or it has hung, or ended with an error."""
         if isinstance(error, ModelError | WorkerError):
             raise error  # from a late worker: no case can be done with another model
         if tasks := split_job(attempt.task):
             self._agenda.put_back(tasks)
-        elif isinstance(error, LostError) and attempt.number <= RETRIES:
+        elif isinstance(error, LostError | HungError) and attempt.number <= RETRIES:
             self._again.append(_Attempt(attempt.task, attempt.number + 1))
         elif attempt.number < ALONE and not isinstance(error, SegpipeError):
             self._suspects.append(_Attempt(attempt.task, ALONE))
@@ -243,19 +243,10 @@ class _Board:
                 worker.process.close()
                 self._workers.remove(worker)
                 LOG.warning("%s has hung for %g s, and its worker is restarted", _named(attempt.task), limit)
-                yield from self._repeat_hung(attempt, limit)
+                yield from self._repeat(attempt, HungError(hung_reason(limit, attempt.number)))
             elif worker.silence > worker.patience:
                 worker.process.close()
                 yield from self._lose(worker, f"its process was silent for {worker.patience:g} s")
-
-    def _repeat_hung(self, attempt: _Attempt, limit: float) -> Iterator[Outcome]:
-        if tasks := split_job(attempt.task):
-            self._agenda.put_back(tasks)
-        elif attempt.number <= RETRIES:
-            self._again.append(_Attempt(attempt.task, attempt.number + 1))
-        else:
-            text = hung_reason(limit, attempt.number)
-            yield from self._agenda.ended(attempt.task, failures(attempt.task, self._run, text))
 
     def _stop(self) -> None:
         """Give up all running tasks, because the output is unwritable."""

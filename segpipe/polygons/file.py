@@ -21,7 +21,7 @@ from segpipe.pipeline.decision import CONFIDENCE_TOP
 from segpipe.polygons.case import Features
 from segpipe.polygons.geojson import columns_of, write_geojson
 from segpipe.storage.files import commit, draft_name
-from segpipe.vectors.file import DRIVERS, PARQUET, check_target, missing, unwritten
+from segpipe.vectors.file import DRIVERS, PARQUET, check_target, writing_errors
 
 if TYPE_CHECKING:
     import pyarrow
@@ -64,7 +64,7 @@ def check_path(path: Path) -> None:
         InstallationError: an optional dependency is missing.
     """
     check_target(path, "--output", SettingsError)
-    with _writing_errors(path):
+    with writing_errors(path, "--output", OutputError):
         for module in MODULES:  # fail now rather than at the first mask
             import_module(module)
         if path.exists() and not _is_own(path):
@@ -153,27 +153,12 @@ def write(target: VectorFile, batches: "Iterable[pyarrow.RecordBatch]") -> None:
     path = target.path
     draft = path.with_name(f".{draft_name(path.stem)}.partial{path.suffix}")
     try:
-        with _writing_errors(path):
+        with writing_errors(path, "--output", OutputError):
             draft.unlink(missing_ok=True)
             WRITERS.get(path.suffix.lower(), _write_with_gdal)(target, draft, _regrouped(batches))
             commit(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-@contextmanager
-def _writing_errors(path: Path) -> Iterator[None]:
-    try:
-        from pyarrow.lib import ArrowException
-        from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError
-    except ModuleNotFoundError as error:
-        raise missing(error) from None
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise missing(error) from None
-    except (ArrowException, DataLayerError, DataSourceError, FeatureError, FieldError, OSError) as error:
-        raise OutputError(f"--output {path} cannot be written: {unwritten(path, error)}") from error
 
 
 def _regrouped(batches: "Iterable[pyarrow.RecordBatch]") -> "Iterator[pyarrow.RecordBatch]":

@@ -1,7 +1,6 @@
 """Isolate a run in a process that also does other things: restore at the end what the run changes."""
 
 import logging
-import os
 import sys
 import threading
 import warnings
@@ -9,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from segpipe.process.environment import OPTIONS, settle
+from segpipe.process.spawning import unchanged_environment
 
 VARIABLES = (*sorted(OPTIONS), "PROJ_LIB", "PROJ_DATA", "GDAL_DATA", "DASK_LOGGING__DISTRIBUTED", "NVIDIA_TF32_OVERRIDE")
 """Environment variables that a run removes or sets."""
@@ -60,12 +60,10 @@ def _leave() -> None:
 
 @contextmanager
 def _variables() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in VARIABLES}
     try:
-        yield
+        with unchanged_environment(VARIABLES):
+            yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
         settle.cache_clear()  # the next run must remove them again
 
 

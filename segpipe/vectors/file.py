@@ -12,7 +12,7 @@ import numpy as np
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
-from segpipe.errors import InstallationError, SegpipeError, ZonesError, correct_path, of_system, one_line
+from segpipe.errors import InstallationError, OutputError, SegpipeError, ZonesError, correct_path, of_system, one_line
 from segpipe.geometry.reference import NowhereError, horizontal
 from segpipe.process.extras import install
 from segpipe.storage.files import is_nearly_full
@@ -76,6 +76,27 @@ def unwritten(path: Path, error: Exception) -> str:
     if is_nearly_full(path.absolute().parent):
         return of_system(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     return f"{getattr(error, 'strerror', None) or one_line(error)}: name another file"
+
+
+@contextmanager
+def writing_errors(path: Path, flag: str, kind: type[OutputError | ZonesError]) -> Iterator[None]:
+    """Turn errors of the libraries that write vector files into one line, which names the flag of the file.
+
+    Raises:
+        InstallationError: an optional dependency is missing.
+        OutputError or ZonesError, as ``kind`` says: the file cannot be written.
+    """
+    try:
+        from pyarrow.lib import ArrowException
+        from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError
+    except ModuleNotFoundError as error:
+        raise missing(error) from None
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise missing(error) from None
+    except (ArrowException, DataLayerError, DataSourceError, FeatureError, FieldError, OSError, ValueError) as error:
+        raise kind(f"{flag} {path} cannot be written: {unwritten(path, error)}") from error
 
 
 @contextmanager

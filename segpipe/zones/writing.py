@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from segpipe.errors import ZonesError
 from segpipe.storage.files import draft_name, remove
-from segpipe.vectors.file import DRIVERS, LON_LAT, PARQUET, Selection, check_target, missing, read_frame, unwritten
+from segpipe.vectors.file import DRIVERS, LON_LAT, PARQUET, Selection, check_target, read_frame, writing_errors
 from segpipe.zones.polygons import Zones
 from segpipe.zones.table import FIRST, LAST, ZoneTotals
 
@@ -27,7 +27,7 @@ def check_zones_out(path: Path, zones: Zones) -> None:
     """
     selection = zones.selection
     check_target(path, "--zones-out", ZonesError)
-    with _writing_errors(path):
+    with writing_errors(path, "--zones-out", ZonesError):
         if path.exists() and (path.resolve() == selection.path.resolve() or not _is_own(path)):
             raise ZonesError(f"--zones-out replaces its file, and {path} was not written by segpipe: name another file")
     with _draft(path, selection, ZoneTotals.empty(zones, ())):
@@ -59,24 +59,12 @@ def _draft(path: Path, selection: Selection, totals: ZoneTotals) -> Iterator[Pat
     frame = _with_columns(read_frame(selection), totals)
     draft = path.with_name(f".{draft_name(path.stem)}.partial{path.suffix}")
     try:
-        with _writing_errors(path):
+        with writing_errors(path, "--zones-out", ZonesError):
             draft.unlink(missing_ok=True)
             _write(frame, draft, path)
             yield draft
     finally:
         remove(draft)
-
-
-@contextmanager
-def _writing_errors(path: Path) -> Iterator[None]:
-    from pyogrio.errors import DataSourceError, FeatureError, FieldError
-
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise missing(error) from None
-    except (DataSourceError, FeatureError, FieldError, OSError, ValueError) as error:
-        raise ZonesError(f"--zones-out {path} cannot be written: {unwritten(path, error)}") from error
 
 
 def _with_columns(frame: "GeoDataFrame", totals: ZoneTotals) -> "GeoDataFrame":

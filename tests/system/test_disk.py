@@ -147,12 +147,12 @@ VECTORS = """
 import sys, geopandas, pathlib
 from shapely import Point
 from segpipe.errors import OutputError
-from segpipe.polygons.file import _writing_errors
+from segpipe.vectors.file import writing_errors
 frame = geopandas.GeoDataFrame({"a": range(9000)}, geometry=[Point(k, k) for k in range(9000)], crs=32633)
 for suffix in sys.argv[1:]:
     path = pathlib.Path("disk", f"f.{suffix}")
     try:
-        with _writing_errors(path):
+        with writing_errors(path, "--output", OutputError):
             frame.to_parquet(path) if suffix == "parquet" else frame.to_file(path)
     except OutputError as error:
         print(error)

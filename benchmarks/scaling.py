@@ -4,7 +4,7 @@
    small ones. Starting is left out: speed is taken from the first pixels that are told to the last outcome. Beside it the
    same for ONNX Runtime alone, which no scheduler can beat, and the share of windows that two parts infer twice.
 2. A model that sleeps for a second a tile on 1 to 64 workers that know nothing of it: the command line, a Dask scheduler,
-   the agenda, reading, blending, writing and records are real; in the workers ``InferenceSession.run`` sleeps and gives
+   the task queue, reading, blending, writing and records are real; in the workers ``InferenceSession.run`` sleeps and gives
    zeros. They are ``distributed`` workers of one thread, eight to a process, since 64 processes would not fit beside others.
    Speed is taken from the first tile that a model is given to the last record.
 3. The share of repeated inference, from ``segpipe.geometry.division``.

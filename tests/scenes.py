@@ -28,7 +28,7 @@ PATIENCE = 250.0
 CASES = {"large": (300, 420), "large/inner": (130, 150), "a": (60, 60), "b": (64, 50), "sub/c": (40, 90), "sub/d": (64, 64)}
 """``large`` and ``large/inner`` can be cut; the others have one window or two."""
 
-TWO_ENDED = "jobs.agenda:ended:2"
+TWO_ENDED = "jobs.task_queue:ended:2"
 """Two tasks, or cases of a job, have ended; of what is cut, these are parts of the first case."""
 
 SERIAL, PROCESSES, DASK = "--executor serial", "--executor processes --workers 2", "--executor dask --workers 2"

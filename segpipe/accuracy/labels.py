@@ -42,7 +42,7 @@ class ReferenceLabels(Protocol):
 
 
 @dataclass(frozen=True)
-class Whole:
+class ArrayMask:
     """Labels in memory, as a mask that is open."""
 
     array: NDArray[Any]
@@ -59,7 +59,7 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class WholeReference:
+class ArrayReference:
     """True labels in memory, all of them valid."""
 
     array: NDArray[Any]
@@ -79,7 +79,7 @@ def open_labels(store: Store, record: Record) -> Iterator[OpenMask]:
     family = FORMATS[record.input.format]
     name = stored_mask(store, record)
     if family.open_mask is None:
-        yield Whole(*read_mask(record.input.format, store, name))
+        yield ArrayMask(*read_mask(record.input.format, store, name))
         return
     with store.local(name) as local, family.open_mask(local) as mask:
         yield mask
@@ -104,7 +104,7 @@ def open_reference(path: Path, grid: Grid) -> Iterator[ReferenceLabels]:
     except OutputError as error:
         raise SourceError(str(error)) from error
     assert isinstance(own, VoxelGrid)
-    yield WholeReference(turned_onto(array[0], own, grid, path))
+    yield ArrayReference(turned_onto(array[0], own, grid, path))
 
 
 def turned_onto(array: NDArray[Any], own: VoxelGrid, grid: VoxelGrid, path: Path) -> NDArray[Any]:

@@ -35,7 +35,7 @@ class Labels:
     """Whether the first axis holds independent classes."""
 
     @classmethod
-    def of_bands(cls, bands: NDArray[Any], likely: NDArray[Any] | None, about: "About") -> Self:
+    def of_bands(cls, bands: NDArray[Any], likely: NDArray[Any] | None, about: "LabelMetadata") -> Self:
         """Labels from bands ``(bands, *grid)`` of a mask."""
         layered = len(bands) > 1
         array, confidence = bands if layered else bands[0], likely if layered or likely is None else likely[0]
@@ -83,7 +83,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class About:
+class LabelMetadata:
     """Meaning and position of labels."""
 
     nodata: int

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from segpipe.api.arrays import NAME, checked
-from segpipe.api.labels import About, Labels
+from segpipe.api.labels import LabelMetadata, Labels
 from segpipe.cleaning.cleaner import Form
 from segpipe.cleaning.rule import Cleaning
 from segpipe.cleaning.stage import cleaned_arrays
@@ -172,7 +172,7 @@ class Model:
             two = self.contract.task in ("binary", "multilabel")
             form = Form(decision.bands, decision.dtype, decision.nodata, two, confidence)
             bands, likely = cleaned_arrays(bands, likely, source.grid, rule, form)
-        return Labels.of_bands(bands, likely, About.of_contract(self.contract, decision.nodata, source.grid))
+        return Labels.of_bands(bands, likely, LabelMetadata.of_contract(self.contract, decision.nodata, source.grid))
 
     def _cleaning(self, majority: int | None, sieve: int | str | None) -> Cleaning | None:
         """The rule of cleaning, checked as that of a run."""

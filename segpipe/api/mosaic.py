@@ -13,7 +13,7 @@ from segpipe.formats.registry import FORMATS, RASTER, environment
 from segpipe.overlap.finished import FinishedCase
 from segpipe.overlap.index import SUFFIX, IndexedMask, is_possible, write_index
 from segpipe.overlap.mosaic import MosaicPlan, plan_mosaic, write_mosaic
-from segpipe.overlap.mosaic_grid import Wish
+from segpipe.overlap.mosaic_grid import GridRequest
 from segpipe.process.environment import settle
 from segpipe.results.records import records
 from segpipe.storage import Store
@@ -35,7 +35,7 @@ class MosaicTask:
     target: str
     """A file, or ``s3://bucket/key``."""
     rule: OverlapRule = "first"
-    wish: Wish = field(default_factory=Wish)
+    request: GridRequest = field(default_factory=GridRequest)
 
 
 def make_mosaic(output: str | os.PathLike[str], task: MosaicTask) -> list[str]:
@@ -55,7 +55,7 @@ def make_mosaic(output: str | os.PathLike[str], task: MosaicTask) -> list[str]:
     with environment(), locked(store):
         cases = _finished(store)
         _refuse_taken(target, name, {store.path(file) for case in cases for file in (case.mask, case.confidence) if file})
-        plan = plan_mosaic(store, cases, task.rule, task.wish)
+        plan = plan_mosaic(store, cases, task.rule, task.request)
         try:
             write_mosaic(store, plan, target, name)
             _write_index(store, plan, target, _index_name(name))

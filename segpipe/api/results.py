@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
-from segpipe.api.labels import About, Labels
+from segpipe.api.labels import LabelMetadata, Labels
 from segpipe.choices import RULES, OverlapRule
 from segpipe.errors import InputError, OutputError
 from segpipe.formats.case import Case
@@ -183,7 +183,7 @@ class RunResult:
         record = self.records[case]
         array, grid = read_mask(record.input.format, self._store, _file(record))
         likely = read_mask(record.input.format, self._store, _file(record, CONFIDENCE))[0] if confidence else None
-        return Labels.of_bands(array, likely, About.of_record(record, array.dtype, grid))
+        return Labels.of_bands(array, likely, LabelMetadata.of_record(record, array.dtype, grid))
 
     def __repr__(self) -> str:
         head = f"{self.output}: {_counts(self)}"

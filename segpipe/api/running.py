@@ -38,7 +38,7 @@ GRACE = 0.0
 
 
 @dataclass(frozen=True)
-class Host:
+class RunHost:
     """What a run needs from its caller: a watcher, a receiver of notes, and a way to stop."""
 
     watching: Callable[[Prepared], AbstractContextManager[Watcher]]
@@ -49,7 +49,7 @@ class Host:
     """Makes the context in which signals stop the run, from the halt and the seconds of grace."""
 
 
-def execute(prepared: Prepared, host: Host) -> Summary:
+def execute(prepared: Prepared, host: RunHost) -> Summary:
     """Carry out a prepared run; a bad case never raises.
 
     Raises:
@@ -62,7 +62,7 @@ def execute(prepared: Prepared, host: Host) -> Summary:
         return _watched(prepared, host, halt)
 
 
-def _execute_list(prepared: Prepared, host: Host) -> Summary:
+def _execute_list(prepared: Prepared, host: RunHost) -> Summary:
     """The runs of the models, and the one that joins their labels: one halt for all, and for what lies between them."""
     runs = list(runs_of_list(prepared))  # all models are tried before the first one runs for hours
     halt = Halt()
@@ -76,7 +76,7 @@ def _execute_list(prepared: Prepared, host: Host) -> Summary:
         return _watched(_settled(joined, host), host, halt)
 
 
-def _settled(prepared: Prepared, host: Host) -> Prepared:
+def _settled(prepared: Prepared, host: RunHost) -> Prepared:
     """The run with the split of processors that is fastest here, after its notes."""
     for line in note_lines(prepared):
         host.note(printable(line))
@@ -84,7 +84,7 @@ def _settled(prepared: Prepared, host: Host) -> Prepared:
     return replace(prepared, run=run, plan=plan)
 
 
-def _watched(prepared: Prepared, host: Host, halt: Halt) -> Summary:
+def _watched(prepared: Prepared, host: RunHost, halt: Halt) -> Summary:
     with ExitStack() as stack:
         watcher: Watcher = stack.enter_context(host.watching(prepared))
         journal = None
@@ -140,7 +140,7 @@ def run(
         prepared = replace(prepare(_with_grace(chosen)), command=command_of(chosen))
         if isinstance(model, Model) and "contract" not in settings:
             _check_same(model, prepared.run.model)
-        summary = execute(prepared, Host(_watching(progress), LOG.info, interruptible))
+        summary = execute(prepared, RunHost(_watching(progress), LOG.info, interruptible))
     result = RunResult.of(prepared, summary)
     if result.interrupted:
         missing = summary.states.count(CaseState.MISSING)

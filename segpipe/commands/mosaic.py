@@ -26,9 +26,9 @@ def mosaic(run_output: str, output: str, overlap_rule: OverlapRule, crs: str | N
     Where cases share ground, one counts, as in the totals of the run. Areas are in areas.csv and run.json.
     """
     from segpipe.api.mosaic import MosaicTask, make_mosaic
-    from segpipe.overlap.mosaic_grid import Wish
+    from segpipe.overlap.mosaic_grid import GridRequest
 
     log_to_stderr()
-    for line in make_mosaic(run_output, MosaicTask(output, overlap_rule, Wish(crs, resolution))):
+    for line in make_mosaic(run_output, MosaicTask(output, overlap_rule, GridRequest(crs, resolution))):
         echo(printable(line))
     return 0

@@ -202,7 +202,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
 def _run_with(settings: "Settings", dry_run: bool) -> int:
     with loading():
         from segpipe.api.listed import runs_of_list
-        from segpipe.api.running import Host, execute
+        from segpipe.api.running import RunHost, execute
         from segpipe.jobs.prepare import prepare
         from segpipe.process.machine import age
         from segpipe.terminal.chosen import settings_lines
@@ -221,7 +221,7 @@ def _run_with(settings: "Settings", dry_run: bool) -> int:
             print_plan(own)
         print_left_out(prepared)
         return SOME_FAILED if any(own.plan.failed or own.problems for _, own in plans) else 0
-    summary = execute(prepared, Host(watcher, lambda line: echo(line, err=True), signals.halting))
+    summary = execute(prepared, RunHost(watcher, lambda line: echo(line, err=True), signals.halting))
     conclude(prepared, summary)
     print_left_out(prepared)
     print_profile(summary)

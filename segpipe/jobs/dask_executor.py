@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from segpipe.errors import ModelError, SegpipeError, WorkerError
-from segpipe.jobs.agenda import Agenda
 from segpipe.jobs.batch_system import read_cluster
 from segpipe.jobs.cluster import connected, dashboard
 from segpipe.jobs.dask_worker import ClientInfo, give_up, plugin_of, work
 from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, failures, hung_reason, lost_reason, split_job
 from segpipe.jobs.plan import Plan
+from segpipe.jobs.task_queue import TaskQueue
 from segpipe.jobs.tasks import Halt, Outcome, Progress, Result, Task, Watcher
 from segpipe.results.records import Run
 from segpipe.timing.spans import ProcessRecord, Timed, absorb, span
@@ -48,7 +48,7 @@ def dask(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outcome
         with span("workers"):
             client.register_plugin(plugin)
         try:
-            yield from _Board(client, plan, run, watcher.progress, info).carry_out(halt)
+            yield from _Dispatcher(client, plan, run, watcher.progress, info).carry_out(halt)
         finally:
             if run.settings.scheduler is not None:  # its workers outlive the run
                 with suppress(Exception):  # the cluster may be gone, and its workers with it
@@ -67,12 +67,12 @@ class _Running:
     began: float = 0.0
 
 
-class _Board:
+class _Dispatcher:
     """Submits tasks to a cluster, few at a time, so that the scheduler never holds more than two per worker."""
 
     def __init__(self, client: "Client", plan: Plan, run: Run, progress: Progress, info: ClientInfo) -> None:
         self._client, self._plan, self._run, self._progress, self._info = client, plan, run, progress, info
-        self._agenda = Agenda(plan, run)
+        self._queue = TaskQueue(plan, run)
         self._running: dict[str, _Running] = {}
         self._suspects: list[Task] = []
         self._ended: SimpleQueue[str] = SimpleQueue()
@@ -93,9 +93,9 @@ class _Board:
 
     def carry_out(self, halt: Halt) -> Iterator[Outcome]:
         try:
-            while self._running or (not self._is_ending(halt) and (self._agenda or self._suspects)):
-                while self._agenda and not self._is_ending(halt) and len(self._running) < 2 * self._plan.workers:
-                    self._submit(self._agenda.take(), 1)
+            while self._running or (not self._is_ending(halt) and (self._queue or self._suspects)):
+                while self._queue and not self._is_ending(halt) and len(self._running) < 2 * self._plan.workers:
+                    self._submit(self._queue.take(), 1)
                 if self._is_ending(halt):
                     self._recall()
                     if self._stopped is not None and time.monotonic() - self._stopped > GIVING_UP:
@@ -155,7 +155,7 @@ class _Board:
         if isinstance(error, ModelError | WorkerError):
             raise error  # from a late worker: no case can be done with another model, or in several threads
         if error is not None and (tasks := split_job(task)):
-            self._agenda.put_back(tasks)
+            self._queue.put_back(tasks)
         elif error is not None and running.attempt < ALONE and not isinstance(error, SegpipeError):
             # the scheduler blames all tasks of a lost worker, started or not: try once more without other tasks
             self._suspects.append(task)
@@ -163,7 +163,7 @@ class _Board:
             results = _results(future, task, self._run)
             if self._stopped is None and any(isinstance(one, Outcome) and one.unwritable for one in results):
                 self._stop()
-            yield from self._agenda.ended(task, results)
+            yield from self._queue.ended(task, results)
 
     def _call_roll(self) -> None:
         """Check that there are workers: without any, no task ends and no error occurs.
@@ -202,12 +202,12 @@ class _Board:
             with suppress(KeyError, ValueError):  # it has just gone, or has no nanny: another takes the task
                 self._client.restart_workers([running.worker], raise_for_error=False)
             if tasks := split_job(running.task):
-                self._agenda.put_back(tasks)
+                self._queue.put_back(tasks)
             elif running.attempt <= RETRIES:
                 self._submit(running.task, running.attempt + 1)
             else:
                 text = hung_reason(limit, running.attempt)
-                yield from self._agenda.ended(running.task, failures(running.task, self._run, text))
+                yield from self._queue.ended(running.task, failures(running.task, self._run, text))
 
 
 class _UnfetchedError(Exception):

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 
 from segpipe.choices import Executor
-from segpipe.jobs.agenda import Agenda
 from segpipe.jobs.attempts import attempt
 from segpipe.jobs.dask_executor import dask
 from segpipe.jobs.plan import Job, Plan
 from segpipe.jobs.processes import processes
+from segpipe.jobs.task_queue import TaskQueue
 from segpipe.jobs.tasks import Halt, Outcome, Watcher
 from segpipe.jobs.work import Context
 from segpipe.pipeline.infer import load
@@ -18,14 +18,14 @@ from segpipe.timing.spans import span
 def serial(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outcome]:
     """Run every job in this process, one after the other: the reference executor."""
     with span("model"):
-        agenda, context = Agenda(plan, run), Context(run, load(run.model), plan.calls, watcher.progress)
-    while agenda and not halt.is_set() and not context.stop.is_set():
-        task = agenda.take()
+        queue, context = TaskQueue(plan, run), Context(run, load(run.model), plan.calls, watcher.progress)
+    while queue and not halt.is_set() and not context.stop.is_set():
+        task = queue.take()
         if not isinstance(task, Job):
-            yield from agenda.ended(task, list(attempt(task, context)))
+            yield from queue.ended(task, list(attempt(task, context)))
             continue
         for result in attempt(task, context):  # its cases are reported one by one
-            yield from agenda.ended(task, [result])
+            yield from queue.ended(task, [result])
             if halt.is_set():
                 return
 

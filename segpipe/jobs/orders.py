@@ -11,7 +11,7 @@ from segpipe.vectors.area import AreaPolygons, polygons_of
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
+class LoadAhead:
     """Sent to a worker that waits: a model that the first process tries meanwhile, and that the run may use."""
 
     model: ModelSpec
@@ -55,7 +55,7 @@ class End:
     """Release what is held, and end."""
 
 
-Order = Ahead | Setup | RunTask | GiveUp | End
+Order = LoadAhead | Setup | RunTask | GiveUp | End
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Warned:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class TaskEnded:
     """A task has ended, one result per case."""
 
     results: list[Result]
@@ -92,10 +92,10 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Broke:
+class TaskFailed:
     """A task has ended with an error that belongs to no case."""
 
     error: Exception
 
 
-Report = Ready | Alive | Pixels | Warned | Ended | Broke
+Report = Ready | Alive | Pixels | Warned | TaskEnded | TaskFailed

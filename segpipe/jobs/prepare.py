@@ -13,7 +13,7 @@ from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
 from segpipe.formats.search import searched_root
 from segpipe.jobs.cluster import cluster_workers
 from segpipe.jobs.hide import hide_plan
-from segpipe.jobs.orders import Ahead
+from segpipe.jobs.orders import LoadAhead
 from segpipe.jobs.plan import Plan, make_plan
 from segpipe.jobs.trace import check_trace
 from segpipe.jobs.worker_process import tell_spare
@@ -118,7 +118,7 @@ def _tried(spec: ModelSpec, settings: Settings) -> ModelSpec:
         ModelError, DeviceError: it does not fit into memory, or does not run.
     """
     refuse_large_tile(spec, most_memory(settings))
-    tell_spare(Ahead(spec))
+    tell_spare(LoadAhead(spec))
     return try_out(spec, keep=True)
 
 

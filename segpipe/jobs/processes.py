@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 
 from segpipe.errors import ModelError, SegpipeError, WorkerError
-from segpipe.jobs.agenda import Agenda
 from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, HungError, failures, hung_reason, lost_reason, split_job
-from segpipe.jobs.orders import Broke, End, Ended, GiveUp, Pixels, Ready, Report, RunTask, Setup, Warned
+from segpipe.jobs.orders import End, GiveUp, Pixels, Ready, Report, RunTask, Setup, TaskEnded, TaskFailed, Warned
 from segpipe.jobs.plan import Job, Plan
+from segpipe.jobs.task_queue import TaskQueue
 from segpipe.jobs.tasks import Halt, Outcome, Progress, Task, Watcher
 from segpipe.jobs.worker_process import LostError, WorkerProcess, start_worker, take_spare
 from segpipe.network.device import gpus
@@ -60,9 +60,9 @@ def processes(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Ou
     Raises:
         WorkerError: they cannot be started.
     """
-    board = _Board(plan, run, watcher.progress)
-    with board.workers():
-        yield from board.carry_out(halt)
+    dispatcher = _Dispatcher(plan, run, watcher.progress)
+    with dispatcher.workers():
+        yield from dispatcher.carry_out(halt)
 
 
 @dataclass
@@ -88,7 +88,7 @@ def _unstartable(why: str) -> WorkerError:
     return WorkerError(f"worker processes cannot be started: {why.rstrip('.')}: try --executor serial")
 
 
-class _Board:
+class _Dispatcher:
     """Gives tasks to worker processes and takes their results, all in one thread."""
 
     def __init__(self, plan: Plan, run: Run, progress: Progress) -> None:
@@ -96,7 +96,7 @@ class _Board:
         self._count = plan.workers
         self._setup = Setup.of(run, plan.calls)
         self._devices = [] if run.model.on_host else gpus()
-        self._agenda = Agenda(plan, run)
+        self._queue = TaskQueue(plan, run)
         self._workers: list[_Worker] = []
         self._again: list[_Attempt] = []
         """Tasks to be tried once more."""
@@ -134,7 +134,7 @@ class _Board:
         return [worker for worker in self._workers if worker.attempt is not None]
 
     def _has_tasks(self) -> bool:
-        return bool(self._agenda or self._again or self._suspects)
+        return bool(self._queue or self._again or self._suspects)
 
     def _is_ending(self, halt: Halt) -> bool:
         """Whether nothing more may be started."""
@@ -165,8 +165,8 @@ class _Board:
             return None
         if self._again:
             return self._again.pop(0)
-        if self._agenda:
-            return _Attempt(self._agenda.take())
+        if self._queue:
+            return _Attempt(self._queue.take())
         return self._suspects.pop() if self._suspects and not running else None
 
     def _listen(self) -> Iterator[Outcome]:
@@ -200,18 +200,18 @@ class _Board:
             self._progress(report.count)
         elif isinstance(report, Warned):
             LOG.warning("%s", report.text)
-        elif isinstance(report, Ended | Broke) and (attempt := worker.attempt) is not None:
+        elif isinstance(report, TaskEnded | TaskFailed) and (attempt := worker.attempt) is not None:
             worker.attempt = None
             yield from self._end_of(attempt, report)
 
-    def _end_of(self, attempt: _Attempt, report: Ended | Broke) -> Iterator[Outcome]:
-        if isinstance(report, Broke):
+    def _end_of(self, attempt: _Attempt, report: TaskEnded | TaskFailed) -> Iterator[Outcome]:
+        if isinstance(report, TaskFailed):
             yield from self._repeat(attempt, report.error)
             return
         absorb(report.taken)
         if self._stopped is None and any(isinstance(one, Outcome) and one.unwritable for one in report.results):
             self._stop()
-        yield from self._agenda.ended(attempt.task, report.results)
+        yield from self._queue.ended(attempt.task, report.results)
 
     def _lose(self, worker: _Worker, why: str) -> Iterator[Outcome]:
         """Another worker takes the place and the task of one that is lost."""
@@ -226,13 +226,13 @@ class _Board:
         if isinstance(error, ModelError | WorkerError):
             raise error  # from a late worker: no case can be done with another model
         if tasks := split_job(attempt.task):
-            self._agenda.put_back(tasks)
+            self._queue.put_back(tasks)
         elif isinstance(error, LostError | HungError) and attempt.number <= RETRIES:
             self._again.append(_Attempt(attempt.task, attempt.number + 1))
         elif attempt.number < ALONE and not isinstance(error, SegpipeError):
             self._suspects.append(_Attempt(attempt.task, ALONE))
         else:
-            yield from self._agenda.ended(attempt.task, failures(attempt.task, self._run, lost_reason(error)))
+            yield from self._queue.ended(attempt.task, failures(attempt.task, self._run, lost_reason(error)))
 
     def _end_hanging(self) -> Iterator[Outcome]:
         """Restart silent workers, and those whose task exceeds the time limit; such a task is retried a few times."""

@@ -27,7 +27,7 @@ from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.documents import DocumentError, Text, parse_json
 from segpipe.storage.invalid import readable
-from segpipe.storage.lock import Sign, sign_of
+from segpipe.storage.lock import LockState, sign_of
 from segpipe.storage.places import store_at
 from segpipe.vectors.area import Area
 
@@ -233,7 +233,7 @@ def _quoted(text: str) -> str:
     return f"$'{spelled}'"
 
 
-def _life(output: Store, last: LastRun, sign: Sign | None) -> dict[str, Any]:
+def _life(output: Store, last: LastRun, sign: LockState | None) -> dict[str, Any]:
     """Whether the last run is still running; if not, whether it ended by itself.
 
     A run that ends removes its lock and writes its state to ``run.json``; one that has done neither died.

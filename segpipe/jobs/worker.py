@@ -13,7 +13,21 @@ from typing import NoReturn
 
 from segpipe.errors import SegpipeError, WorkerError
 from segpipe.formats.registry import release
-from segpipe.jobs.orders import Ahead, Alive, Broke, End, Ended, GiveUp, Order, Pixels, Ready, Report, RunTask, Setup, Warned
+from segpipe.jobs.orders import (
+    Alive,
+    End,
+    GiveUp,
+    LoadAhead,
+    Order,
+    Pixels,
+    Ready,
+    Report,
+    RunTask,
+    Setup,
+    TaskEnded,
+    TaskFailed,
+    Warned,
+)
 from segpipe.jobs.task_runner import TaskRunner, warnings_sent
 from segpipe.jobs.tasks import Task
 from segpipe.network.session import close_kept
@@ -43,7 +57,7 @@ class Worker:
 
     def __init__(self, connection: "Connection[Report, Order]") -> None:
         self._connection, self._sending = connection, threading.Lock()
-        self._orders: SimpleQueue[Ahead | Setup | RunTask | End] = SimpleQueue()
+        self._orders: SimpleQueue[LoadAhead | Setup | RunTask | End] = SimpleQueue()
         self._stop = threading.Event()
         """Stops the task in progress."""
         self._model: LoadedModel | None = None
@@ -53,7 +67,7 @@ class Worker:
             threading.Thread(target=do, name=f"segpipe-{name}", daemon=True).start()
         self.report(Ready())
         self._load_ahead()
-        while isinstance(order := self._orders.get(), Ahead):
+        while isinstance(order := self._orders.get(), LoadAhead):
             with suppress(Exception):  # the first process tries the same model, and says why it cannot be used
                 load_ahead(order.model)
         if isinstance(order, Setup):
@@ -120,8 +134,8 @@ class Worker:
         try:
             results, taken = runner.carry_out(task, self._begun)
         except Exception as error:  # noqa: BLE001 - the first process decides what any error of a task means
-            return Broke(_portable(error))
-        return Ended(results, taken)
+            return TaskFailed(_portable(error))
+        return TaskEnded(results, taken)
 
     def _begun(self, stop: threading.Event) -> None:
         self._stop = stop

@@ -37,7 +37,7 @@ class BareMargin:
 
 
 @dataclass(frozen=True)
-class Bare:
+class BareModel:
     """A model without a contract, as far as its file shows it."""
 
     path: Path
@@ -59,7 +59,7 @@ class Bare:
         return output_sizes(self.proto, {self.image.name: self.shape(tile)}, self.scores.name, self.scores_layout)
 
 
-def margin_of(bare: Bare, tile: Sequence[int]) -> BareMargin | None:
+def margin_of(bare: BareModel, tile: Sequence[int]) -> BareMargin | None:
     """The margin for a tile, or for a somewhat larger one of an image of free size; None if scores cover the tile."""
     free = not bare.layout.is_volume and all(n is None for n in bare.layout.spatial(bare.image.shape))
     for more in range(LOOKED_AT if free else 1):
@@ -73,7 +73,7 @@ def margin_of(bare: Bare, tile: Sequence[int]) -> BareMargin | None:
     return None
 
 
-def _measured(bare: Bare, tile: tuple[int, ...], margin: tuple[int, ...]) -> BareMargin | None:
+def _measured(bare: BareModel, tile: tuple[int, ...], margin: tuple[int, ...]) -> BareMargin | None:
     """The margin by noise: zeros if scores show the whole tile, None for a tile that is not right."""
     if math.prod(tile) > MOST_PIXELS or any(node.op_type in LOOPS for node in bare.proto.graph.node):
         return BareMargin(tile, margin, is_sure=False)
@@ -84,7 +84,7 @@ def _measured(bare: Bare, tile: tuple[int, ...], margin: tuple[int, ...]) -> Bar
     return BareMargin(tile, found or (0,) * len(tile), is_sure=True)
 
 
-def _probe(bare: Bare, tile: tuple[int, ...]) -> Probe:
+def _probe(bare: BareModel, tile: tuple[int, ...]) -> Probe:
     session = open_session(str(bare.path), "cpu", False)
     layout, dtype = bare.layout, bare.image.dtype or np.dtype(np.float32)
 

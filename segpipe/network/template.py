@@ -12,7 +12,7 @@ from segpipe.contract import DEFAULT_ALIGN
 from segpipe.contract.deepness import deepness_values
 from segpipe.errors import ContractError
 from segpipe.geometry.layout import Layout, likely_layout
-from segpipe.network.bare import Bare, BareMargin, margin_of
+from segpipe.network.bare import BareMargin, BareModel, margin_of
 from segpipe.network.coarser import align_corners_stride
 from segpipe.network.form import check_graph, gives_labels
 from segpipe.network.output_seen import OutputSeen, output_seen
@@ -144,7 +144,7 @@ def lines_to_write(path: Path, proto: onnx.ModelProto) -> str:
     check_graph(proto, path, seen.image, outputs[0])
     if inputs == [seen.image]:
         scores = next(one for one in outputs if one.name == seen.output.name)
-        bare = Bare(path, proto, seen.image, scores, seen.layout, seen.output.layout)
+        bare = BareModel(path, proto, seen.image, scores, seen.layout, seen.output.layout)
         seen = replace(seen, narrow=margin_of(bare, seen.tile))
     lines = [
         f"{path} has no contract that says how its pixels are scaled and what its classes are.",

@@ -17,7 +17,7 @@ from segpipe.geometry.ground import Ground
 from segpipe.geometry.lookup import Hits
 from segpipe.geometry.windows import Window
 from segpipe.overlap.decisions import Decisions, Keys
-from segpipe.overlap.rule import Bools, Sight, goes_before
+from segpipe.overlap.rule import Bools, Observation, goes_before
 
 LEAST = 3
 """Fewest masks of one grid that make a stack; two are compared with each other."""
@@ -100,7 +100,7 @@ class Rivals:
     def shape(self) -> tuple[int, ...]:
         return self.stack.shape
 
-    def before(self, hits: Hits, mine: Sight) -> Bools:
+    def before(self, hits: Hits, mine: Observation) -> Bools:
         """Where one of them goes before the mask of the case.
 
         Raises:
@@ -109,5 +109,5 @@ class Rivals:
         keys = hits.of(self.stack.keys(hits.window)).astype(np.uint32)
         ranks = self.stack.ranks[LAST - (keys & LAST)]
         seen = hits.covered & (keys >> SEEN).astype(np.bool_)
-        theirs = Sight(hits.covered & (ranks != self.rank), seen, ((keys >> SURE) & 255).astype(np.uint8))
+        theirs = Observation(hits.covered & (ranks != self.rank), seen, ((keys >> SURE) & 255).astype(np.uint8))
         return goes_before(theirs, mine, earlier=ranks < self.rank)

@@ -20,9 +20,9 @@ from segpipe.geometry.windows import Window
 from segpipe.messages.printable import printable
 from segpipe.overlap.finished import FinishedCase, opened, opened_confidence
 from segpipe.overlap.mask_cache import CachedMask, MaskCache
-from segpipe.overlap.mosaic_grid import MosaicGrid, Wish, mosaic_grid
+from segpipe.overlap.mosaic_grid import GridRequest, MosaicGrid, mosaic_grid
 from segpipe.overlap.order import Neighbourhood
-from segpipe.overlap.rule import Sight, goes_before
+from segpipe.overlap.rule import Observation, goes_before
 from segpipe.overlap.shared import Neighbour, chunks
 from segpipe.storage import Store
 
@@ -43,7 +43,7 @@ class MosaicPlan:
     """Type, nodata, colours and names, which all masks have."""
 
 
-def plan_mosaic(output: Store, cases: Sequence[FinishedCase], rule: OverlapRule, wish: Wish) -> MosaicPlan:
+def plan_mosaic(output: Store, cases: Sequence[FinishedCase], rule: OverlapRule, request: GridRequest) -> MosaicPlan:
     """Check that masks make one map, and find its grid.
 
     Args:
@@ -60,7 +60,7 @@ def plan_mosaic(output: Store, cases: Sequence[FinishedCase], rule: OverlapRule,
     placed = [(case.case, _grid(output, case, cases[0])) for case in cases]
     extents = [extent(ground_of(grid), grid.shape) for _, grid in placed]
     rank = Neighbourhood.of(output, cases, extents, rule).rank
-    placement = mosaic_grid(placed, wish)
+    placement = mosaic_grid(placed, request)
     order = sorted(range(len(cases)), key=lambda k: rank[k])
     return MosaicPlan([cases[k] for k in order], [placed[k][1] for k in order], placement, rule, _style(output, cases[0]))
 
@@ -176,7 +176,7 @@ class _Join:
     def _joined(self, tile: Window, layers: "Sequence[_Layer]") -> NDArray[Any]:
         style = self.plan.style
         labels = np.full((len(style.bands), *tile.shape), style.nodata, style.dtype)
-        best = Sight.nothing(tile.shape, confidence=self.plan.rule == "confidence")
+        best = Observation.nothing(tile.shape, confidence=self.plan.rule == "confidence")
         for layer in layers:
             for part in chunks(tile.intersection(layer.reach)):
                 own = part.slices_from(tile.start)
@@ -184,10 +184,10 @@ class _Join:
         return labels
 
 
-def _cut(sight: Sight, own: tuple[slice, ...]) -> Sight:
+def _cut(observed: Observation, own: tuple[slice, ...]) -> Observation:
     """A part of what has been found so far, to be changed in place."""
-    confidence = None if sight.confidence is None else sight.confidence[own]
-    return Sight(sight.covered[own], sight.seen[own], confidence)
+    confidence = None if observed.confidence is None else observed.confidence[own]
+    return Observation(observed.covered[own], observed.seen[own], confidence)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +199,7 @@ class _Layer:
     neighbour: Neighbour
     lookup: Lookup
 
-    def add(self, part: Window, labels: NDArray[Any], best: Sight) -> None:
+    def add(self, part: Window, labels: NDArray[Any], best: Observation) -> None:
         """Take over labels where this mask goes before those that came before it in the order of cases.
 
         Args:
@@ -211,12 +211,12 @@ class _Layer:
             return
         if (hits := self.lookup.hits(part)) is None:
             return
-        sight = self.neighbour.sight(hits)
-        wins = goes_before(sight, best, earlier=False)
+        observed = self.neighbour.observed(hits)
+        wins = goes_before(observed, best, earlier=False)
         if not wins.any():
             return
         for band, values in enumerate(labels):
             values[wins] = hits.of(self.neighbour.mask.read(hits.window, band))[wins]
-        best.covered[wins], best.seen[wins] = True, sight.seen[wins]
-        if best.confidence is not None and sight.confidence is not None:
-            best.confidence[wins] = sight.confidence[wins]
+        best.covered[wins], best.seen[wins] = True, observed.seen[wins]
+        if best.confidence is not None and observed.confidence is not None:
+            best.confidence[wins] = observed.confidence[wins]

@@ -27,7 +27,7 @@ Placed = tuple[str, RasterGrid]
 
 
 @dataclass(frozen=True)
-class Wish:
+class GridRequest:
     """What the user says of the grid."""
 
     crs: str | None = None
@@ -45,15 +45,15 @@ class MosaicGrid:
     lies."""
 
 
-def mosaic_grid(masks: Sequence[Placed], wish: Wish) -> MosaicGrid:
+def mosaic_grid(masks: Sequence[Placed], request: GridRequest) -> MosaicGrid:
     """The grid that holds all masks.
 
     Raises:
         OverlapError: their CRSs or pixel sizes differ, and the user names none; or the grid would be too large.
     """
-    crs = _crs(masks, wish)
+    crs = _crs(masks, request)
     inside = [one for one in masks if _same_crs(one[1], crs)]
-    lattice = _lattice(inside, wish)
+    lattice = _lattice(inside, request)
     bounds = _bounds([grid for _, grid in masks], crs, lattice)
     start, stop = np.floor(bounds[0] + MOST_DRIFT), np.ceil(bounds[1] - MOST_DRIFT)
     cols, rows = (int(n) for n in stop - start)
@@ -64,10 +64,10 @@ def mosaic_grid(masks: Sequence[Placed], wish: Wish) -> MosaicGrid:
     return MosaicGrid(grid, [name for name, _ in masks if name not in fits])
 
 
-def _crs(masks: Sequence[Placed], wish: Wish) -> CRS:
-    if wish.crs is not None:
+def _crs(masks: Sequence[Placed], request: GridRequest) -> CRS:
+    if request.crs is not None:
         try:
-            return parse_crs(wish.crs)
+            return parse_crs(request.crs)
         except ValueError as error:
             raise OverlapError(f"--crs {error}") from None
     name, first = masks[0]
@@ -85,10 +85,10 @@ def _same_crs(grid: RasterGrid, crs: CRS) -> bool:
     return grid.crs is not None and (grid.crs == crs or horizontal(grid.crs).equals(horizontal(crs)))
 
 
-def _lattice(inside: Sequence[Placed], wish: Wish) -> Affine:
+def _lattice(inside: Sequence[Placed], request: GridRequest) -> Affine:
     """From column and row to coordinates, with an origin at which pixels of the grid may begin."""
-    if wish.resolution is not None:
-        plain = Affine.scale(wish.resolution, -wish.resolution)
+    if request.resolution is not None:
+        plain = Affine.scale(request.resolution, -request.resolution)
         return next((_transform(grid) for _, grid in inside if _is_on_scale(plain, grid)), plain)
     if not inside:
         raise OverlapError("--crs is the CRS of no mask, so that its pixels need a size: give --resolution, too")

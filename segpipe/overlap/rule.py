@@ -13,7 +13,7 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class Observation:
     """What a mask has at some places, as arrays of one shape."""
 
     covered: Bools
@@ -24,13 +24,13 @@ class Sight:
     """Stored confidence of its labels, for the rule ``confidence``; anything where nothing is seen."""
 
     @classmethod
-    def nothing(cls, shape: tuple[int, ...], *, confidence: bool) -> "Sight":
+    def nothing(cls, shape: tuple[int, ...], *, confidence: bool) -> "Observation":
         """Places on no grid at all."""
         none = np.zeros(shape, np.bool_)
         return cls(none, none, np.zeros(shape, np.uint8) if confidence else None)
 
 
-def goes_before(one: Sight, other: Sight, *, earlier: Bools | bool) -> Bools:
+def goes_before(one: Observation, other: Observation, *, earlier: Bools | bool) -> Bools:
     """Where a mask counts instead of another one; at each place, exactly one of two that cover it goes before.
 
     Args:
@@ -43,7 +43,7 @@ def goes_before(one: Sight, other: Sight, *, earlier: Bools | bool) -> Bools:
     return np.asarray(one.covered & (~other.covered | both | only))
 
 
-def _is_preferred(one: Sight, other: Sight, earlier: Bools | bool) -> Bools | bool:
+def _is_preferred(one: Observation, other: Observation, earlier: Bools | bool) -> Bools | bool:
     """Which of two that have data counts."""
     if one.confidence is None or other.confidence is None:
         return earlier

@@ -13,7 +13,7 @@ from segpipe.geometry.lookup import Hits, Lookup, common
 from segpipe.geometry.windows import Window
 from segpipe.overlap.mask_cache import CachedMask
 from segpipe.overlap.mask_stack import Rivals
-from segpipe.overlap.rule import Bools, Sight, goes_before
+from segpipe.overlap.rule import Bools, Observation, goes_before
 
 CHUNK = 500_000
 """Number of pixels whose coordinates are computed at once."""
@@ -35,11 +35,11 @@ class Neighbour:
     def shape(self) -> tuple[int, ...]:
         return self.mask.grid.shape
 
-    def before(self, hits: Hits, mine: Sight) -> Bools:
-        """Where it goes before the other mask, of which ``mine`` is what it has there; errors as of ``sight``."""
-        return goes_before(self.sight(hits), mine, earlier=self.earlier)
+    def before(self, hits: Hits, mine: Observation) -> Bools:
+        """Where it goes before the other mask, of which ``mine`` is what it has there; errors as of ``observed``."""
+        return goes_before(self.observed(hits), mine, earlier=self.earlier)
 
-    def sight(self, hits: Hits) -> Sight:
+    def observed(self, hits: Hits) -> Observation:
         """What it has where the centres of some pixels lie.
 
         Raises:
@@ -48,7 +48,7 @@ class Neighbour:
         seen = hits.covered.copy()
         if self.nodata is not None:
             seen &= np.asarray(hits.of(self.mask.read(hits.window)) != self.nodata)
-        return Sight(hits.covered, seen, self._confidence(hits))
+        return Observation(hits.covered, seen, self._confidence(hits))
 
     def _confidence(self, hits: Hits) -> NDArray[Any] | None:
         return None if self.confidence is None else hits.of(self.confidence.read(hits.window))
@@ -134,9 +134,9 @@ class Shared:
                 looked = True
         return looked
 
-    def _mine(self, part: Window, unseen: NDArray[np.bool_]) -> Sight:
+    def _mine(self, part: Window, unseen: NDArray[np.bool_]) -> Observation:
         confidence = None if self._confidence is None else self._confidence.read(part)
-        return Sight(np.ones(part.shape, np.bool_), ~unseen, confidence)
+        return Observation(np.ones(part.shape, np.bool_), ~unseen, confidence)
 
 
 def chunks(window: Window) -> Iterator[Window]:

@@ -14,7 +14,7 @@ from segpipe.overlap.finished import Classes, are_independent
 from segpipe.overlap.shared import Shared
 from segpipe.polygons.corners import Nodes
 from segpipe.polygons.placement import Placement
-from segpipe.polygons.regions import Finished, MaskRegions, MaskRows, Table
+from segpipe.polygons.regions import FinishedRegions, MaskRegions, MaskRows, RegionTable
 from segpipe.polygons.rings import rings_of
 from segpipe.polygons.rule import Rule
 from segpipe.polygons.simplified import Coverage
@@ -65,7 +65,7 @@ class CaseMask:
 class Features:
     """Polygons of a case."""
 
-    table: Table
+    table: RegionTable
     shapes: Shapes
     """Polygons, or with 8 neighbours multipolygons, of shapely."""
     known: frozenset[str] = frozenset({"area", "confidence"})
@@ -82,7 +82,7 @@ class Unwritten:
     number: int = 0
     pixels: int = 0
 
-    def add(self, table: Table) -> None:
+    def add(self, table: RegionTable) -> None:
         self.number += len(table)
         self.pixels += int(table.pixels.sum())
 
@@ -106,7 +106,7 @@ def features_of(case: CaseMask, rule: Rule, left: Unwritten) -> Iterator[Feature
             yield Features(table, shapes, known)
 
 
-def _shaped(batches: Iterator[Finished], case: CaseMask, rule: Rule) -> Iterator[tuple[Table, Shapes]]:
+def _shaped(batches: Iterator[FinishedRegions], case: CaseMask, rule: Rule) -> Iterator[tuple[RegionTable, Shapes]]:
     place = case.placement
     if rule.simplify is None:
         return ((batch.table, _oriented(_shapes(batch, case, rule, place.points), place)) for batch in batches)
@@ -130,7 +130,7 @@ def _lookup(case: CaseMask, rule: Rule, band: int) -> NDArray[np.int32] | None:
     return lookup if some else None
 
 
-def _finished(case: CaseMask, rule: Rule, band: int, lookup: NDArray[np.int32]) -> Iterator[Finished]:
+def _finished(case: CaseMask, rule: Rule, band: int, lookup: NDArray[np.int32]) -> Iterator[FinishedRegions]:
     nodes = Nodes() if rule.simplify is not None and case.placement.nodes is None else case.placement.nodes
     regions = MaskRegions(case.placement.shape, corners_connect=rule.corners_connect, nodes=nodes)
     for strip in _strips(case, band, lookup):
@@ -166,7 +166,7 @@ def _areas(case: CaseMask) -> Callable[[Window], Float]:
     return lambda window: np.broadcast_to(cells.of_elements(window.start, window.stop), window.shape)
 
 
-def _large(batches: Iterator[Finished], rule: Rule, left: Unwritten) -> Iterator[Finished]:
+def _large(batches: Iterator[FinishedRegions], rule: Rule, left: Unwritten) -> Iterator[FinishedRegions]:
     """Leave out small features, and cut batches so that their rings fit into memory."""
     for batch in batches:
         kept = batch
@@ -177,7 +177,7 @@ def _large(batches: Iterator[Finished], rule: Rule, left: Unwritten) -> Iterator
         yield from _cut(kept)
 
 
-def _cut(batch: Finished) -> Iterator[Finished]:
+def _cut(batch: FinishedRegions) -> Iterator[FinishedRegions]:
     corners = np.bincount(batch.feature[batch.corners.region], minlength=len(batch))
     part = np.cumsum(corners) // BATCH
     if not len(part) or part[-1] == 0:
@@ -187,7 +187,7 @@ def _cut(batch: Finished) -> Iterator[Finished]:
         yield batch.where(part == number)
 
 
-def _shapes(batch: Finished, case: CaseMask, rule: Rule, points: Callable[[Integers, Integers], Float]) -> Shapes:
+def _shapes(batch: FinishedRegions, case: CaseMask, rule: Rule, points: Callable[[Integers, Integers], Float]) -> Shapes:
     """Polygons or multipolygons of features; ``points`` places the points of the lattice."""
     import shapely
 

@@ -6,7 +6,7 @@ from typing import Any
 from segpipe.messages.console import echo
 from segpipe.messages.printable import printable
 from segpipe.polygons.rule import Minimum
-from segpipe.polygons.task import PolygonsTask, Written, write_polygons
+from segpipe.polygons.task import PolygonsTask, WrittenPolygons, write_polygons
 from segpipe.process.environment import settle
 
 
@@ -27,7 +27,7 @@ def polygons(
     return 0
 
 
-def _lines(task: PolygonsTask, written: Written) -> list[str]:
+def _lines(task: PolygonsTask, written: WrittenPolygons) -> list[str]:
     cases = f"{written.cases:,} case{'s' * (written.cases != 1)}"
     lines = [f"{written.polygons:,} polygons of {cases}: {task.path}"]
     if task.minimum is not None:

@@ -14,7 +14,7 @@ Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class RegionTable:
     """Sums over the pixels of features, one element each."""
 
     kind: Integers
@@ -32,24 +32,24 @@ class Table:
     def __len__(self) -> int:
         return len(self.kind)
 
-    def __getitem__(self, which: Any) -> "Table":
-        return Table(*(getattr(self, one.name)[which] for one in fields(self)))
+    def __getitem__(self, which: Any) -> "RegionTable":
+        return RegionTable(*(getattr(self, one.name)[which] for one in fields(self)))
 
     @classmethod
-    def joined(cls, tables: "Sequence[Table]") -> "Table":
+    def joined(cls, tables: "Sequence[RegionTable]") -> "RegionTable":
         """The rows of several tables, in order."""
         return cls(*(np.concatenate([getattr(table, one.name) for table in tables]) for one in fields(cls)))
 
     @classmethod
-    def none(cls) -> "Table":
+    def none(cls) -> "RegionTable":
         """A table without rows."""
         none = np.zeros(0, np.int64)
         return cls(kind=none, first=none, last=none, pixels=none, area=np.zeros(0), confidence=np.zeros(0))
 
-    def merged(self, root: Integers) -> "Table":
+    def merged(self, root: Integers) -> "RegionTable":
         """A copy in which each row is added to that of its root, of which it is a part."""
         moved = np.flatnonzero(root != np.arange(len(root)))
-        to, table = root[moved], Table(*(getattr(self, one.name).copy() for one in fields(self)))
+        to, table = root[moved], RegionTable(*(getattr(self, one.name).copy() for one in fields(self)))
         np.minimum.at(table.first, to, table.first[moved])
         np.maximum.at(table.last, to, table.last[moved])
         for column in (table.pixels, table.area, table.confidence):
@@ -58,10 +58,10 @@ class Table:
 
 
 @dataclass(frozen=True, eq=False)
-class Finished:
+class FinishedRegions:
     """Features that are complete, by last row, then by first pixel: an order that does not depend on strips."""
 
-    table: Table
+    table: RegionTable
     feature: Integers
     """Feature of each region, ascending; of one feature, regions are sorted by first pixel."""
     corners: Corners
@@ -70,13 +70,13 @@ class Finished:
     def __len__(self) -> int:
         return len(self.table)
 
-    def where(self, which: NDArray[np.bool_]) -> "Finished":
+    def where(self, which: NDArray[np.bool_]) -> "FinishedRegions":
         """The features that a mask ``(features,)`` selects, renumbered, with their regions and corners."""
         regions = which[self.feature]
         feature, number = (np.cumsum(each) - 1 for each in (which, regions))
         corners = self.corners[regions[self.corners.region]]
         moved = Corners(number[corners.region].astype(np.int32), corners.point, corners.kind)
-        return Finished(self.table[which], feature[self.feature[regions]], moved)
+        return FinishedRegions(self.table[which], feature[self.feature[regions]], moved)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,18 +105,18 @@ class MaskRegions:
         self._row = 0
         width = shape[1] + 2
         self._above = np.zeros((1, width), np.uint8), np.zeros((1, width), np.int32)
-        self._table, self._feature = Table.none(), np.zeros(0, np.int64)
+        self._table, self._feature = RegionTable.none(), np.zeros(0, np.int64)
         self._first = np.zeros(0, np.int64)
         self._corners: list[Corners] = []
 
-    def add(self, strip: MaskRows) -> Finished:
+    def add(self, strip: MaskRows) -> FinishedRegions:
         """Add the next rows, and return the features that are complete now."""
         local, features, own = _labelled(strip.values, self._eight)
         regions = _framed(local + np.int32(len(self._feature) - 1), 0)
         values = _framed(strip.values, 0)
         self._feature = np.concatenate([self._feature, own + len(self._table)])
         self._first = np.concatenate([self._first, _firsts(local, len(own)) + self._row * self._shape[1]])
-        self._table = Table.joined([self._table, self._sums(strip, features)])
+        self._table = RegionTable.joined([self._table, self._sums(strip, features)])
         self._trace(values, regions)
         root = self._join(values, regions)
         self._row += len(strip.values)
@@ -127,7 +127,7 @@ class MaskRegions:
     def _ended(self) -> bool:
         return self._row == self._shape[0]
 
-    def _sums(self, strip: MaskRows, features: NDArray[Any]) -> Table:
+    def _sums(self, strip: MaskRows, features: NDArray[Any]) -> RegionTable:
         label, count = features.ravel(), int(features.max(initial=0)) + 1
         kind, last = np.zeros(count, np.int64), np.zeros(count, np.int64)
         kind[label] = strip.values.ravel()
@@ -138,7 +138,7 @@ class MaskRegions:
             np.zeros(count) if one is None else np.bincount(label, one.ravel(), minlength=count).astype(np.float64)
             for one in (strip.weights, strip.confidence)
         )
-        return Table(kind[1:], first, last[1:], pixels[1:], area[1:], sure[1:])
+        return RegionTable(kind[1:], first, last[1:], pixels[1:], area[1:], sure[1:])
 
     def _trace(self, values: NDArray[Any], regions: NDArray[np.int32]) -> None:
         below = self._row + len(values) == self._shape[0]
@@ -173,7 +173,7 @@ class MaskRegions:
             self._table, self._feature = self._table.merged(root), root
         return root
 
-    def _split(self, root: Integers) -> Finished:
+    def _split(self, root: Integers) -> FinishedRegions:
         """Take out the features that do not reach the last row; number those that stay anew."""
         open_ = np.zeros(len(self._table), np.bool_)
         if not self._ended:
@@ -201,7 +201,7 @@ class MaskRegions:
         whole[self._feature] = True
         return whole
 
-    def _taken(self, which: NDArray[np.bool_], root: Integers, corners: Corners) -> tuple[Finished, Integers]:
+    def _taken(self, which: NDArray[np.bool_], root: Integers, corners: Corners) -> tuple[FinishedRegions, Integers]:
         """Some features with their regions and corners, numbered from 0, and the new number of each region, or -1."""
         chosen = np.flatnonzero(which)
         chosen = chosen[np.lexsort((self._table.first[chosen], self._table.last[chosen]))]
@@ -212,7 +212,7 @@ class MaskRegions:
         number = np.full(len(root), -1, np.int64)
         number[regions] = np.arange(len(regions))
         moved = replace(corners, region=number[corners.region].astype(np.int32))
-        return Finished(self._table[chosen], place[self._feature[regions]], moved), number
+        return FinishedRegions(self._table[chosen], place[self._feature[regions]], moved), number
 
 
 def _labelled(values: NDArray[Any], corners_connect: bool) -> tuple[NDArray[Any], NDArray[Any], Integers]:

@@ -12,7 +12,7 @@ from segpipe.geometry.grid import M2_PER_HA
 from segpipe.messages.names import Names
 from segpipe.messages.printable import printable
 from segpipe.overlap.finished import Classes
-from segpipe.polygons.regions import Table
+from segpipe.polygons.regions import RegionTable
 
 UNITS = {"ha": M2_PER_HA, "m2": 1.0, "px": None}
 """Square metres per unit of ``--min-area``; None: pixels."""
@@ -39,7 +39,7 @@ class Minimum:
             )
         return cls(float(found[1]), found[2].replace("²", "2"))
 
-    def reached(self, table: Table) -> NDArray[np.bool_]:
+    def reached(self, table: RegionTable) -> NDArray[np.bool_]:
         """Which features are large enough."""
         metres = UNITS[self.unit]
         return np.asarray(table.pixels >= self.amount if metres is None else table.area >= self.amount * metres)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from segpipe.errors import InputError
 from segpipe.polygons.placement import Placement
-from segpipe.polygons.regions import Table
+from segpipe.polygons.regions import RegionTable
 from segpipe.vectors.surfaces import Shapes
 
 MOST_VERTICES = 5_000_000
@@ -40,7 +40,7 @@ class Coverage:
         tall, wide = self.placement.pixel
         return max(1, round(wide / tall * FINE)) / FINE
 
-    def simplified(self, batches: Iterable[tuple[Table, Shapes]]) -> Iterator[tuple[Table, Shapes]]:
+    def simplified(self, batches: Iterable[tuple[RegionTable, Shapes]]) -> Iterator[tuple[RegionTable, Shapes]]:
         """Simplify polygons whose points come from ``flat``, and place them.
 
         Raises:
@@ -48,7 +48,7 @@ class Coverage:
         """
         import shapely
 
-        tables, shapes, vertices = list[Table](), list[Shapes](), 0
+        tables, shapes, vertices = list[RegionTable](), list[Shapes](), 0
         for table, own in batches:
             tables.append(table)
             shapes.append(own)
@@ -60,7 +60,7 @@ class Coverage:
                 )
         if tables:
             found = np.asarray(shapely.coverage_simplify(np.concatenate(shapes), self.tolerance / self.placement.pixel[0]))
-            yield Table.joined(tables), self._placed(found)
+            yield RegionTable.joined(tables), self._placed(found)
 
     def _placed(self, shapes: Shapes) -> Shapes:
         import shapely

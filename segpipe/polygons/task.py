@@ -60,7 +60,7 @@ class PolygonsTask:
 
 
 @dataclass
-class Written:
+class WrittenPolygons:
     """What was written."""
 
     polygons: int = 0
@@ -79,7 +79,7 @@ class _Placed:
     """The cases that share ground with it, if that counts once."""
 
 
-def write_polygons(task: PolygonsTask) -> Written:
+def write_polygons(task: PolygonsTask) -> WrittenPolygons:
     """Write the polygons of all cases of a run.
 
     Raises:
@@ -89,7 +89,7 @@ def write_polygons(task: PolygonsTask) -> Written:
         InstallationError: an optional dependency is missing.
     """
     check_path(task.path)
-    store, written = store_at(task.output).settled(), Written()
+    store, written = store_at(task.output).settled(), WrittenPolygons()
     with environment():
         cases = _placed_cases(store, finished_records(store))
         if task.overlap_rule is not None:
@@ -201,7 +201,7 @@ def _moved(cases: Sequence[_Placed], crs: CRS | None) -> list[_Placed]:
     return [replace(case, placement=Placement(case.placement.shape, case.placement.ground, crs)) for case in cases]
 
 
-def _rows(store: Store, cases: Sequence[_Placed], rule: Rule, written: Written) -> "Batches":
+def _rows(store: Store, cases: Sequence[_Placed], rule: Rule, written: WrittenPolygons) -> "Batches":
     for case in cases:
         written.cases += 1
         number = 1

@@ -23,7 +23,7 @@ from segpipe.results.tables import Statistics
 
 
 @dataclass(frozen=True)
-class Made:
+class WrittenFiles:
     """The files of a case, and how they came about."""
 
     outputs: Sequence[str]
@@ -40,7 +40,7 @@ class Made:
     """Batch sizes of its parts; empty if it was not cut."""
 
 
-def record_of(case: Case, info: CaseInfo, run: Run, statistics: Statistics, made: Made) -> Record:
+def record_of(case: Case, info: CaseInfo, run: Run, statistics: Statistics, made: WrittenFiles) -> Record:
     """The record of a case whose files are complete."""
     pixels, area = statistics.areas.valid()
     measure, lesions = info.grid.measure, statistics.lesions

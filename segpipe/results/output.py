@@ -23,7 +23,7 @@ from segpipe.pipeline.decide import Decided
 from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.opening import CHANGED, CaseInfo
 from segpipe.results.boxes import BoxSink, read_boxes
-from segpipe.results.case_record import Made, record_of, shown_scene
+from segpipe.results.case_record import WrittenFiles, record_of, shown_scene
 from segpipe.results.class_files import ClassFile, FinishedMask, Written, class_files, write_class_files
 from segpipe.results.lesion_rule import INSTANCES
 from segpipe.results.mask_style import confidence_style, instance_style, legend, mask_style, segments
@@ -299,7 +299,7 @@ class CaseOutput:
         self._output.write_json(record, self._record([*written, *styles]).as_json(), flush=flush)
 
     def _record(self, outputs: list[str]) -> Record:
-        made = Made(
+        made = WrittenFiles(
             outputs=outputs,
             sizes=self._sizes(outputs),
             tables=self._tables,

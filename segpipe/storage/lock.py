@@ -92,7 +92,7 @@ def locked(output: Store) -> Iterator[bool]:
 
 
 @dataclass(frozen=True)
-class Sign:
+class LockState:
     """State of the run that holds a lock."""
 
     holder: Holder
@@ -102,7 +102,7 @@ class Sign:
     """Seconds since its last heartbeat; None where the store gives no time."""
 
 
-def sign_of(output: Store) -> Sign | None:
+def sign_of(output: Store) -> LockState | None:
     """Read who holds the lock of an output, and since when it has been silent; None where there is no lock."""
     holder = _holder(output, NAME)
     if holder is None:
@@ -111,7 +111,7 @@ def sign_of(output: Store) -> Sign | None:
         seconds = max(0.0, output.age(NAME))
     except OSError:
         seconds = None
-    return Sign(holder, not _is_gone(holder, output, NAME), seconds)
+    return LockState(holder, not _is_gone(holder, output, NAME), seconds)
 
 
 def _take(output: Store) -> None:

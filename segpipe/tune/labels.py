@@ -22,7 +22,7 @@ from segpipe.pipeline.infer import LoadedModel, infer, load
 from segpipe.pipeline.opening import CaseInfo
 from segpipe.pipeline.tiles import Tile, batches, patch_of
 from segpipe.tune.candidates import Candidate, TunedNetwork
-from segpipe.tune.places import Axes, Held, TunePlace
+from segpipe.tune.places import Axes, BoxSource, TunePlace
 from segpipe.tune.truth import TrueLabels
 
 HELD = Case("held", "a box in memory")
@@ -101,7 +101,7 @@ def extent(tiling: Tiling, wanted: Axes) -> Axes:
     return tuple(axis.tile + axis.step * count for axis, count in zip(axes, steps, strict=True))
 
 
-def segment(model: LoadedModel, tiling: Tiling, held: Held, scaling: Scaling, calls: int) -> Labels:
+def segment(model: LoadedModel, tiling: Tiling, held: BoxSource, scaling: Scaling, calls: int) -> Labels:
     """Labels ``(bands, *box)`` of a box, decided as in a run whose case is the box."""
     cover = Cover(held.grid.shape, tiling)
     info = CaseInfo(grid=held.grid, files=[], notes=(), cover=cover, opened=0.0, part=cover.whole)
@@ -113,7 +113,7 @@ def segment(model: LoadedModel, tiling: Tiling, held: Held, scaling: Scaling, ca
     return labels
 
 
-def _tiles(info: CaseInfo, held: Held, scaling: Scaling) -> Iterator[Tile]:
+def _tiles(info: CaseInfo, held: BoxSource, scaling: Scaling) -> Iterator[Tile]:
     for index in info.cover:
         yield Tile(HELD, info, index, patch_of(held, info.cover, index, scaling))
 

@@ -37,7 +37,7 @@ SURVEYED = 16
 """Number of scenes whose sizes determine the tiles per megapixel."""
 
 
-class Held:
+class BoxSource:
     """A box of a case in memory, as a source."""
 
     files: tuple[str, ...] = ()
@@ -74,9 +74,9 @@ class Held:
         del place, most
         return Window.whole(self.grid.shape)
 
-    def crop(self, window: Window) -> "Held":
+    def crop(self, window: Window) -> "BoxSource":
         """A part of the box, without a copy."""
-        return Held(*self.read(window))
+        return BoxSource(*self.read(window))
 
     @property
     def valid(self) -> NDArray[np.bool_]:
@@ -107,7 +107,7 @@ class TunePlace:
     plane: int | None = None
     """Slice of a volume that contains the box, for a 2-D model; None if model and case have the same axes."""
 
-    def hold(self, spec: ModelSpec, overrides: Overrides) -> tuple[Held, Scaling]:
+    def hold(self, spec: ModelSpec, overrides: Overrides) -> tuple[BoxSource, Scaling]:
         """Read the box as a run does for a model, resampled if needed; return it with its scaling."""
         if self.case is None:
             return _noise(self.window.shape, spec, self.seed)
@@ -115,13 +115,13 @@ class TunePlace:
             scaling = of_input(scaling_of(source, spec.contract, info.box), spec.contract)
             return self.read(source, info, spec, scaling), scaling
 
-    def read(self, source: Source, info: CaseInfo, spec: ModelSpec, scaling: Scaling | None = None) -> Held:
+    def read(self, source: Source, info: CaseInfo, spec: ModelSpec, scaling: Scaling | None = None) -> BoxSource:
         """Read the pixels of the box, given on the network's grid of the opened case."""
         seen = on_network_grid(source, info, spec, scaling)
         if self.plane is None:
-            return Held(*seen.read(self.window), _outside(info, self.window))
+            return BoxSource(*seen.read(self.window), _outside(info, self.window))
         pixels, invalid = seen.read(Window((self.plane, *self.window.start), (self.plane + 1, *self.window.stop)))
-        return Held(pixels[:, 0], None if invalid is None else invalid[0])
+        return BoxSource(pixels[:, 0], None if invalid is None else invalid[0])
 
 
 def _outside(info: CaseInfo, window: Window) -> Invalid | None:
@@ -134,14 +134,14 @@ def _outside(info: CaseInfo, window: Window) -> Invalid | None:
     return None if excluded is None else ~info.regridding.seen(excluded, window)
 
 
-def _noise(shape: Axes, spec: ModelSpec, seed: int) -> tuple[Held, Scaling]:
+def _noise(shape: Axes, spec: ModelSpec, seed: int) -> tuple[BoxSource, Scaling]:
     contract, dtype = spec.contract, np.dtype(spec.input_dtype)
     count = contract.input_channels
     scaled = noise((count, *shape), seed)
     if contract.scaling == "host":
-        return Held(scaled, None), Scaling(np.ones(count), np.zeros(count))
+        return BoxSource(scaled, None), Scaling(np.ones(count), np.zeros(count))
     (raw,) = raw_tiles([scaled], contract, str(dtype) if dtype.kind in "iu" else "uint16")
-    return Held(raw, None), of_input(unscaled(contract), contract)
+    return BoxSource(raw, None), of_input(unscaled(contract), contract)
 
 
 def survey(cases: Sequence[Case], spec: ModelSpec, overrides: Overrides) -> list[Axes]:

@@ -21,7 +21,7 @@ from segpipe.pipeline.infer import LoadedModel, infer, load
 from segpipe.pipeline.opening import CaseInfo
 from segpipe.pipeline.tiles import Patch, Tile, batches, read_tile
 from segpipe.tune.labels import HELD
-from segpipe.tune.places import Held
+from segpipe.tune.places import BoxSource
 
 Pixels = NDArray[Any]
 
@@ -53,7 +53,7 @@ def speed(rounds: Sequence[float], first: Sequence[float]) -> Speed:
     return Speed(tuple(rounds), relative, relative * statistics.median(first))
 
 
-def tiles_of(held: Held, scaling: Scaling, spec: ModelSpec) -> list[Pixels]:
+def tiles_of(held: BoxSource, scaling: Scaling, spec: ModelSpec) -> list[Pixels]:
     """Some scaled tiles with valid pixels, mirrored where the box is smaller than a tile."""
     cover = Cover(held.grid.shape, spec.tiling)
     found = (read_tile(held, cover, index, scaling)[0] for index in cover)

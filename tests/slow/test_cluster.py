@@ -236,9 +236,9 @@ def ended(task, result=None, error=None):
 
 @pytest.mark.parametrize("error", [WorkerError("a worker has 2 threads"), ModelError("it is another model")])
 def test_a_worker_that_is_not_fit_ends_the_run_and_no_case(error):
-    board = object.__new__(dask_executor._Board)
+    dispatcher = object.__new__(dask_executor._Dispatcher)
     with pytest.raises(type(error), match=str(error)):
-        list(board._finish(ended(Job((Case("a", "a.tif"), Case("b", "b.tif"))), error=error)))
+        list(dispatcher._finish(ended(Job((Case("a", "a.tif"), Case("b", "b.tif"))), error=error)))
 
 
 def test_a_result_that_is_lost_and_cannot_be_made_again_fails_its_case(tmp_path):
@@ -254,12 +254,12 @@ def test_a_result_that_is_lost_and_cannot_be_made_again_fails_its_case(tmp_path)
 def test_a_result_that_goes_with_its_worker_while_it_is_fetched_is_waited_for():
     """Without a worker it never comes: what waits for it must find that out meanwhile."""
     running = ended(Job((Case("a", "a.tif"),)), result=TimeoutError())
-    board = object.__new__(dask_executor._Board)
-    board._running, board._ended, board._run = {"k": running}, SimpleQueue(), None
-    board._ended.put("k")
-    assert list(board._wait()) == []
-    assert board._running == {"k": running}
-    assert board._ended.get_nowait() == "k"
+    dispatcher = object.__new__(dask_executor._Dispatcher)
+    dispatcher._running, dispatcher._ended, dispatcher._run = {"k": running}, SimpleQueue(), None
+    dispatcher._ended.put("k")
+    assert list(dispatcher._wait()) == []
+    assert dispatcher._running == {"k": running}
+    assert dispatcher._ended.get_nowait() == "k"
 
 
 def test_a_task_that_ended_while_another_worker_was_restarted_has_not_hung():
@@ -267,10 +267,10 @@ def test_a_task_that_ended_while_another_worker_was_restarted_has_not_hung():
     running = ended(Job((Case("a", "a.tif"),)))
     running.future.done = lambda: True
     running.worker, running.began = "tcp://there", time.monotonic() - 100
-    board = object.__new__(dask_executor._Board)
-    board._running, board._run = {"k": running}, SimpleNamespace(settings=SimpleNamespace(job_timeout=3.0))
-    assert list(board._end_hanging()) == []
-    assert board._running == {"k": running}
+    dispatcher = object.__new__(dask_executor._Dispatcher)
+    dispatcher._running, dispatcher._run = {"k": running}, SimpleNamespace(settings=SimpleNamespace(job_timeout=3.0))
+    assert list(dispatcher._end_hanging()) == []
+    assert dispatcher._running == {"k": running}
 
 
 def test_a_run_whose_workers_are_all_gone_ends(cluster, raster, tmp_path, monkeypatch):

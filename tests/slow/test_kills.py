@@ -71,8 +71,8 @@ SPAN = {"start": 1.2, "begun": 0.3, "parts": 0.3, "join": 0.06, "after": 0.15, "
 
 PHASES = {
     "begun": ("jobs.launch:_execute", "jobs.launch:_execute"),
-    "parts": ("jobs.agenda:ended:2", "jobs.agenda:ended:11"),
-    "join": ("jobs.agenda:_continue:4", "jobs.agenda:_continue:4"),
+    "parts": ("jobs.task_queue:ended:2", "jobs.task_queue:ended:11"),
+    "join": ("jobs.task_queue:_continue:4", "jobs.task_queue:_continue:4"),
     "after": ("jobs.summary:add:1", "jobs.summary:add:4"),
     "end": ("jobs.conclude:conclude", "jobs.conclude:conclude"),
 }

@@ -280,7 +280,7 @@ DURING = [
     (PROCESSES, "jobs.worker_process:start_worker"),
     (PROCESSES, "jobs.worker_process:take_spare"),
     (PROCESSES, "jobs.processes:carry_out"),
-    (PROCESSES, "jobs.agenda:ended:2"),
+    (PROCESSES, "jobs.task_queue:ended:2"),
     ("--executor dask --workers 1", "jobs.local_cluster:_local_cluster"),
 ]
 

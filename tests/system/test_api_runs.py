@@ -226,7 +226,7 @@ def test_a_folder_without_a_run_is_an_error(tmp_path):
 
 def test_a_run_that_died_has_the_cases_that_it_had_done(here, tmp_path):
     command, log = arguments("plain", tmp_path / "out", "--executor serial"), tmp_path / "log"
-    process = begin_and_stop(here, command, log, "jobs.agenda:ended", times=9)
+    process = begin_and_stop(here, command, log, "jobs.task_queue:ended", times=9)
     go_on_until((tmp_path / "out/a.json").exists, process)
     process.end_all()
     past = segpipe.open_run(tmp_path / "out")

@@ -159,9 +159,9 @@ def _named(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _some_parts(settings: dict[str, Any]) -> None:
     """The first two parts of the only case."""
-    from segpipe.jobs.agenda import Agenda
     from segpipe.jobs.attempts import attempt
     from segpipe.jobs.plan import keep_cut
+    from segpipe.jobs.task_queue import TaskQueue
     from segpipe.jobs.work import Context
     from segpipe.pipeline.infer import load
 
@@ -169,9 +169,9 @@ def _some_parts(settings: dict[str, Any]) -> None:
     prepared.run.output.make()
     for cut in prepared.plan.cuts:
         keep_cut(cut, prepared.run)
-    agenda, model = Agenda(prepared.plan, prepared.run), load(prepared.run.model)
+    queue, model = TaskQueue(prepared.plan, prepared.run), load(prepared.run.model)
     for _ in range(2):
-        list(attempt(agenda.take(), Context(prepared.run, model, 1, lambda _: None)))
+        list(attempt(queue.take(), Context(prepared.run, model, 1, lambda _: None)))
 
 
 def test_status_goes_on_with_all_models(root: Path) -> None:

@@ -557,7 +557,7 @@ def left_of(session: int, seconds: float = 30) -> list[str]:
 def test_an_interrupted_run_can_go_on(executor, number, tell, long_run, tmp_path):
     """Ctrl-C reaches the whole process group; a batch system may tell the first process alone."""
     out, log = tmp_path / "out", tmp_path / "log"
-    process = begin_and_stop(long_run, [*SEGPIPE, *long_arguments(out, executor)], log, "jobs.agenda:ended")
+    process = begin_and_stop(long_run, [*SEGPIPE, *long_arguments(out, executor)], log, "jobs.task_queue:ended")
     tell(process.pid, number)
     process.send_signal(signal.SIGCONT)
     code = wait(process)

@@ -17,9 +17,9 @@ from scenes import Silent
 
 from segpipe.errors import SourceError
 from segpipe.jobs import work
-from segpipe.jobs.agenda import MADE_AGAIN
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
+from segpipe.jobs.task_queue import MADE_AGAIN
 from segpipe.settings import load_settings
 
 PARTS = 4

@@ -112,7 +112,7 @@ def test_cases_that_nobody_has_looked_at_give_the_same_bytes(executor, few, tmp_
 @pytest.mark.slow
 def test_a_killed_run_of_many_goes_on_with_what_is_missing(root, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
-    process = begin_and_stop(root, command(out, "--workers", "2"), log, "jobs.agenda:ended:20", times=SMALL)
+    process = begin_and_stop(root, command(out, "--workers", "2"), log, "jobs.task_queue:ended:20", times=SMALL)
     go_on_until(lambda: len(list(out.rglob("*.json"))) > SMALL // 2, process)
     process.end_all()
     done = {path: path.stat().st_mtime_ns for path in out.rglob("*.json") if path.name != "run.json"}

@@ -8,7 +8,7 @@ from networks import pixelwise
 from scenes import Silent
 
 from segpipe.errors import OutputError
-from segpipe.jobs import agenda, join, plan
+from segpipe.jobs import join, plan, task_queue
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
@@ -144,7 +144,7 @@ def test_a_foreign_file_of_a_large_case_that_nobody_has_looked_at_stays(seen, na
     for constant, value in {"LOOKED_AT": 0, "JOB_WINDOWS": 1, "JOB_BATCHES": 1}.items():
         monkeypatch.setattr(plan, constant, value)
     if seen != "before the parts":
-        monkeypatch.setattr(agenda, "_refused", lambda *_: None)  # as if somebody had put it there meanwhile
+        monkeypatch.setattr(task_queue, "_refused", lambda *_: None)  # as if somebody had put it there meanwhile
     joined = []
     monkeypatch.setattr(join, "forget_parts", lambda output, case: joined.append(case.name))
     for case in ("a", "b"):

@@ -288,7 +288,7 @@ def test_masks_in_a_bucket(root: Path, endpoint: Any) -> None:
 
 
 def test_what_is_printed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = task.Written(1234, 1, Unwritten(5, 67))
+    written = task.WrittenPolygons(1234, 1, Unwritten(5, 67))
     monkeypatch.setattr("segpipe.polygons.commands.write_polygons", lambda _: written)
     assert polygons(root, "-o", "f.fgb").stdout == "1,234 polygons of 1 case: f.fgb\n"
     said = polygons(root, "-o", "f.fgb", "--min-area", "9px").stdout

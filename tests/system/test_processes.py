@@ -23,10 +23,10 @@ from segpipe.formats.case import Case
 from segpipe.jobs import processes, worker_process
 from segpipe.jobs.launch import carry_out, executor_of
 from segpipe.jobs.lost import ALONE, RETRIES, split_job
-from segpipe.jobs.orders import Ahead, Alive, Broke, End, Ended, Pixels, Ready, RunTask, Setup
+from segpipe.jobs.orders import Alive, End, LoadAhead, Pixels, Ready, RunTask, Setup, TaskEnded, TaskFailed
 from segpipe.jobs.plan import Job
 from segpipe.jobs.prepare import prepare
-from segpipe.jobs.processes import STARTS, _Attempt, _Board, _Losses, _Worker
+from segpipe.jobs.processes import STARTS, _Attempt, _Dispatcher, _Losses, _Worker
 from segpipe.jobs.task_runner import TaskRunner, Throttled
 from segpipe.jobs.tasks import Halt, Outcome
 from segpipe.jobs.worker import _portable
@@ -77,11 +77,11 @@ def test_a_worker_carries_out_tasks_until_it_is_asked_to_end(root):
     }
     worker.send(Setup.of(run, 1))
     worker.send(RunTask(Job((Case("a", str(root / "in" / "a.tif")),))))
-    ended = awaited(worker, Ended)
+    ended = awaited(worker, TaskEnded)
     assert [(one.case.name, one.error, one.pixels) for one in ended.results] == [("a", None, 70 * 90)]
     (root / "m.onnx").write_bytes(b"")
     worker.send(RunTask(Job((Case("gone", str(root / "in" / "gone.tif")),))))
-    assert "cannot be opened" in awaited(worker, Ended).results[0].error  # it has its model
+    assert "cannot be opened" in awaited(worker, TaskEnded).results[0].error  # it has its model
     worker.send(End())
     worker.join()
     assert active_children() == []
@@ -97,7 +97,7 @@ def test_a_worker_that_cannot_load_the_model_says_why_with_each_task(root):
     awaited(worker, Ready)
     worker.send(Setup.of(run, 1))
     worker.send(RunTask(Job((Case("a", str(root / "in" / "a.tif")),))))
-    error = awaited(worker, Broke).error
+    error = awaited(worker, TaskFailed).error
     assert isinstance(error, ModelError)
     assert "has changed since this run began" in str(error)
     worker.close()
@@ -108,7 +108,7 @@ def test_a_worker_ends_with_its_connection_and_is_told_from_one_that_was_killed(
     awaited(worker, Ready)
     os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(LostError, match="its process was ended by SIGKILL"):
-        awaited(worker, Ended)
+        awaited(worker, TaskEnded)
     other = start_worker()
     awaited(other, Ready)
     other.connection.close()
@@ -181,13 +181,13 @@ def test_a_model_that_is_told_ahead_costs_no_task(root):
     run.output.make()
     gone = replace(run.model, path=root / "gone.onnx", files=(root / "gone.onnx",), engine=Engine("CPU", "fp32"))
     with spare_worker("processes"):
-        tell_spare(Ahead(gone))
+        tell_spare(LoadAhead(gone))
         worker = take_spare()
-        tell_spare(Ahead(gone))  # nobody hears it
+        tell_spare(LoadAhead(gone))  # nobody hears it
     awaited(worker, Ready)
-    for order in (Setup.of(run, 1), Ahead(gone), RunTask(Job((Case("a", str(root / "in" / "a.tif")),)))):
+    for order in (Setup.of(run, 1), LoadAhead(gone), RunTask(Job((Case("a", str(root / "in" / "a.tif")),)))):
         worker.send(order)  # one that is late, as of another run, is passed over
-    assert awaited(worker, Ended).results[0].error is None
+    assert awaited(worker, TaskEnded).results[0].error is None
     worker.send(End())
     worker.join()
 
@@ -307,85 +307,88 @@ class Process:
 
 
 @pytest.fixture
-def board(root):
+def dispatcher(root):
     prepared = prepare(settings(root, workers=2))
-    board = _Board(prepared.plan, prepared.run, lambda pixels: None)
-    board._workers = [_Worker(Process(), place, is_ready=True) for place in range(2)]
-    return board
+    dispatcher = _Dispatcher(prepared.plan, prepared.run, lambda pixels: None)
+    dispatcher._workers = [_Worker(Process(), place, is_ready=True) for place in range(2)]
+    return dispatcher
 
 
 def both() -> Job:
     return Job((Case("a", "a.tif"), Case("b", "b.tif")))
 
 
-def test_a_job_of_a_lost_worker_is_split_and_a_single_case_is_tried_again_then_alone(board):
-    while board._agenda:
-        board._agenda.take()
-    assert list(board._lose(board._workers[0], "gone")) == []  # it had none
-    worker = board._workers[0]
+def test_a_job_of_a_lost_worker_is_split_and_a_single_case_is_tried_again_then_alone(dispatcher):
+    while dispatcher._queue:
+        dispatcher._queue.take()
+    assert list(dispatcher._lose(dispatcher._workers[0], "gone")) == []  # it had none
+    worker = dispatcher._workers[0]
     worker.attempt = _Attempt(both())
-    assert list(board._lose(worker, "gone")) == []
-    assert [board._agenda.take(), board._agenda.take()] == split_job(both())
+    assert list(dispatcher._lose(worker, "gone")) == []
+    assert [dispatcher._queue.take(), dispatcher._queue.take()] == split_job(both())
     attempt = _Attempt(Job((Case("a", "a.tif"),)))
     for number in range(1, RETRIES + 1):
-        assert (attempt.number, list(board._repeat(attempt, LostError("gone")))) == (number, [])
-        attempt = board._next()
-    assert list(board._repeat(attempt, LostError("gone"))) == []
-    board._workers = [_Worker(Process(), 0, is_ready=True, attempt=_Attempt(both())), _Worker(Process(), 1, is_ready=True)]
-    assert board._next() is None  # while another works
-    board._workers[0].attempt = None
-    attempt = board._next()
+        assert (attempt.number, list(dispatcher._repeat(attempt, LostError("gone")))) == (number, [])
+        attempt = dispatcher._next()
+    assert list(dispatcher._repeat(attempt, LostError("gone"))) == []
+    dispatcher._workers = [
+        _Worker(Process(), 0, is_ready=True, attempt=_Attempt(both())),
+        _Worker(Process(), 1, is_ready=True),
+    ]
+    assert dispatcher._next() is None  # while another works
+    dispatcher._workers[0].attempt = None
+    attempt = dispatcher._next()
     assert attempt.number == ALONE
-    board._workers[0].attempt = attempt
-    board._again.append(_Attempt(both()))
-    assert board._next() is None  # nothing beside it
-    (outcome,) = board._repeat(attempt, LostError("its process was ended by SIGKILL"))
+    dispatcher._workers[0].attempt = attempt
+    dispatcher._again.append(_Attempt(both()))
+    assert dispatcher._next() is None  # nothing beside it
+    (outcome,) = dispatcher._repeat(attempt, LostError("its process was ended by SIGKILL"))
     assert outcome.error == (
         "the worker that held this case was lost again and again, or failed: its process was ended by SIGKILL"
     )
 
 
 @pytest.mark.parametrize("error", [ModelError("it is another model"), WorkerError("it has no area")])
-def test_a_worker_that_is_not_fit_ends_the_run(error, board):
+def test_a_worker_that_is_not_fit_ends_the_run(error, dispatcher):
     with pytest.raises(type(error), match=str(error)):
-        list(board._repeat(_Attempt(both()), error))
+        list(dispatcher._repeat(_Attempt(both()), error))
 
 
-def test_an_error_of_a_case_that_nobody_caught_fails_it_alone(board):
+def test_an_error_of_a_case_that_nobody_caught_fails_it_alone(dispatcher):
     attempt = _Attempt(Job((Case("a", "a.tif"),)))
-    assert list(board._repeat(attempt, RuntimeError("a fault"))) == []
-    (outcome,) = board._repeat(board._suspects.pop(), RuntimeError("a fault"))
+    assert list(dispatcher._repeat(attempt, RuntimeError("a fault"))) == []
+    (outcome,) = dispatcher._repeat(dispatcher._suspects.pop(), RuntimeError("a fault"))
     assert outcome.error.endswith("or failed: a fault")
-    (outcome,) = board._repeat(attempt, SourceError("it is damaged"))
+    (outcome,) = dispatcher._repeat(attempt, SourceError("it is damaged"))
     assert outcome.error == "it is damaged"
 
 
-def test_a_silent_worker_and_a_hanging_one_are_replaced(board, caplog):
-    hanging, silent = board._workers
+def test_a_silent_worker_and_a_hanging_one_are_replaced(dispatcher, caplog):
+    hanging, silent = dispatcher._workers
     hanging.attempt = _Attempt(both(), began=time.monotonic() - 10_000)
     silent.attempt, silent.silence = _Attempt(both(), began=time.monotonic()), 61.0
-    assert list(board._end_hanging()) == []
-    assert (board._workers, hanging.process.closed, silent.process.closed) == ([], True, True)
+    assert list(dispatcher._end_hanging()) == []
+    assert (dispatcher._workers, hanging.process.closed, silent.process.closed) == ([], True, True)
     assert "a and 1 more has hung for 3600 s" in caplog.text
     starting = _Worker(Process(), 0, silence=61.0)
-    board._workers = [starting]
-    assert list(board._end_hanging()) == []
+    dispatcher._workers = [starting]
+    assert list(dispatcher._end_hanging()) == []
     assert not starting.process.closed
 
 
-def test_a_halt_starts_nothing_and_an_unwritable_output_gives_up_what_runs(board):
+def test_a_halt_starts_nothing_and_an_unwritable_output_gives_up_what_runs(dispatcher):
     halt = Halt()
     halt.set()
-    assert list(board.carry_out(halt)) == []
-    worker = board._workers[0]
+    assert list(dispatcher.carry_out(halt)) == []
+    worker = dispatcher._workers[0]
     worker.attempt = _Attempt(both())
     full = Outcome(Case("c", "c.tif"), 0.0, error="full", unwritable="No space left on device")
-    list(board._end_of(_Attempt(Job((full.case,))), Ended([full], None)))
+    list(dispatcher._end_of(_Attempt(Job((full.case,))), TaskEnded([full], None)))
     assert [type(order).__name__ for order in worker.process.sent] == ["GiveUp"]
-    assert board._is_ending(Halt())
+    assert dispatcher._is_ending(Halt())
 
 
-def test_workers_that_are_lost_while_they_start_end_the_run_at_last(board, caplog):
+def test_workers_that_are_lost_while_they_start_end_the_run_at_last(dispatcher, caplog):
     losses = _Losses(STARTS)
     for _ in range(STARTS - 1):
         losses.add("its process was ended by SIGKILL")
@@ -394,38 +397,38 @@ def test_workers_that_are_lost_while_they_start_end_the_run_at_last(board, caplo
         WorkerError, match="worker processes cannot be started: its process was ended by SIGKILL: try --exec"
     ):
         losses.add("its process was ended by SIGKILL.")
-    list(board._take(board._workers[0], Ready()))
-    assert board._losses.count == 0
-    assert isinstance(board._workers[0].process.sent[0], Setup)
-    assert list(board._take(board._workers[0], Pixels(3))) == []
+    list(dispatcher._take(dispatcher._workers[0], Ready()))
+    assert dispatcher._losses.count == 0
+    assert isinstance(dispatcher._workers[0].process.sent[0], Setup)
+    assert list(dispatcher._take(dispatcher._workers[0], Pixels(3))) == []
 
 
-def test_a_machine_that_allows_no_process_is_told(board, monkeypatch):
+def test_a_machine_that_allows_no_process_is_told(dispatcher, monkeypatch):
     def refuse(environment):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(processes, "start_worker", refuse)
-    board._workers = []
+    dispatcher._workers = []
     with pytest.raises(
         WorkerError, match=r"cannot be started: \[Errno 11\] Resource temporarily unavailable: try --executor"
     ):
-        board._fill()
+        dispatcher._fill()
 
 
-def test_a_gpu_goes_to_each_worker(board, monkeypatch):
+def test_a_gpu_goes_to_each_worker(dispatcher, monkeypatch):
     started = []
     monkeypatch.setattr(processes, "start_worker", lambda environment: started.append(environment) or Process())
-    board._devices, board._count, board._workers = ["3", "5"], 3, []
+    dispatcher._devices, dispatcher._count, dispatcher._workers = ["3", "5"], 3, []
     spare = Process()
     _spare.append(spare)
-    with board.workers():
-        assert (spare.closed, [worker.place for worker in board._workers]) == (True, [0, 1, 2])
-    board._workers = []
+    with dispatcher.workers():
+        assert (spare.closed, [worker.place for worker in dispatcher._workers]) == (True, [0, 1, 2])
+    dispatcher._workers = []
     started.clear()
-    board._fill()
+    dispatcher._fill()
     assert [one["CUDA_VISIBLE_DEVICES"] for one in started] == ["3", "5", "3"]
-    board._workers.pop(1)
-    board._fill()
+    dispatcher._workers.pop(1)
+    dispatcher._fill()
     assert started[-1] == {"CUDA_VISIBLE_DEVICES": "5"}
 
 

@@ -10,10 +10,10 @@ from networks import Network, contract
 from rasterio.transform import from_origin
 
 from segpipe.formats.case import Case
-from segpipe.jobs.agenda import Agenda
 from segpipe.jobs.attempts import attempt
 from segpipe.jobs.executors import EXECUTORS
 from segpipe.jobs.plan import Job, PlannedCase, group
+from segpipe.jobs.task_queue import TaskQueue
 from segpipe.jobs.tasks import PartJob
 from segpipe.jobs.work import Context
 from segpipe.pipeline.infer import load
@@ -162,14 +162,14 @@ def test_the_order_in_which_tasks_end_changes_no_byte(seed, scenes, model, refer
     rng, ends = random.Random(seed), []
 
     def shuffled(plan, run, watcher, halt):
-        agenda, held = Agenda(plan, run), []
+        queue, held = TaskQueue(plan, run), []
         loaded = load(run.model)
-        while agenda or held:
-            while agenda:
-                held.append(agenda.take())
+        while queue or held:
+            while queue:
+                held.append(queue.take())
             task = held.pop(rng.randrange(len(held)))
             ends.append(task)
-            yield from agenda.ended(task, list(attempt(task, Context(run, loaded, 1, watcher.progress))))
+            yield from queue.ended(task, list(attempt(task, Context(run, loaded, 1, watcher.progress))))
 
     monkeypatch.setitem(EXECUTORS, "serial", shuffled)
     assert contents(run_serial(scenes, model, parts=7, output=tmp_path / "shuffled")) == without_confidence(reference)
@@ -181,10 +181,10 @@ def test_parts_of_another_form_are_made_again(scenes, model, reference, run_seri
     """An earlier segpipe may have left less in them, under the same version."""
 
     def first_part_only(plan, run, watcher, halt):
-        agenda, loaded = Agenda(plan, run), load(run.model)
-        while agenda and not list(out.glob(".parts/*/*.npz")):
-            task = agenda.take()
-            yield from agenda.ended(task, list(attempt(task, Context(run, loaded, 1, watcher.progress))))
+        queue, loaded = TaskQueue(plan, run), load(run.model)
+        while queue and not list(out.glob(".parts/*/*.npz")):
+            task = queue.take()
+            yield from queue.ended(task, list(attempt(task, Context(run, loaded, 1, watcher.progress))))
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:

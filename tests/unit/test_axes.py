@@ -19,7 +19,7 @@ from segpipe.pipeline.model_check import try_out
 from segpipe.pipeline.read import Reading
 from segpipe.pipeline.run import segmented
 from segpipe.settings import load_settings
-from segpipe.tune.places import Held
+from segpipe.tune.places import BoxSource
 
 SHAPE = (21, 30, 17)
 
@@ -40,7 +40,7 @@ def labels(monkeypatch, tmp_path):
     def run(model, pixels, part=None, device="cpu", **settings):
         case = Case("volume", str(tmp_path / "volume"))
         (tmp_path / "volume").write_bytes(b"")
-        monkeypatch.setattr(opening, "open_case", lambda *_: Held(pixels, (pixels == 0).all(axis=0)))
+        monkeypatch.setattr(opening, "open_case", lambda *_: BoxSource(pixels, (pixels == 0).all(axis=0)))
         flags = {"input": (case.path,), "model": model, "device": device, **settings}
         spec = try_out(read_spec(load_settings(None, flags)))
         reading = Reading(spec, AS_STORED, part=part, allow_unusual=True)

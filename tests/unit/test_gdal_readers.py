@@ -14,7 +14,7 @@ from segpipe.contract import parse_contract
 from segpipe.errors import SourceError
 from segpipe.formats.raster.dataset_files import files_now
 from segpipe.formats.raster.gdal import gdal_options, source_errors
-from segpipe.formats.raster.gdal_readers import WhoseError
+from segpipe.formats.raster.gdal_readers import UnattributedError
 from segpipe.formats.raster.source import RasterSource
 from segpipe.geometry.windows import Window
 
@@ -69,7 +69,7 @@ class Neighbour:
     def _read(self) -> None:
         try:
             read(self._path)
-        except (SourceError, WhoseError) as error:
+        except (SourceError, UnattributedError) as error:
             self.errors.append(error)
 
 
@@ -94,7 +94,7 @@ def read_beside(path: Path, neighbour: Neighbour, monkeypatch) -> np.ndarray:
 def test_damage_of_a_neighbour_does_not_fail_a_good_case(good, bad, monkeypatch):
     neighbour = Neighbour(bad)
     np.testing.assert_array_equal(read_beside(good, neighbour, monkeypatch), PIXELS)
-    assert isinstance(neighbour.errors[0], WhoseError)  # it reads beside another, and does not read again
+    assert isinstance(neighbour.errors[0], UnattributedError)  # it reads beside another, and does not read again
     assert neighbour.calls == 2
 
 

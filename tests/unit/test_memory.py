@@ -41,7 +41,7 @@ from segpipe.results.lesion_rule import LesionRule
 from segpipe.results.lesions import Lesions
 from segpipe.results.statistics import Box
 from segpipe.settings import load_settings
-from segpipe.tune.places import Held
+from segpipe.tune.places import BoxSource
 
 
 def spec_of(model, **settings):
@@ -109,7 +109,7 @@ def test_tiles_strip_and_decision_take_what_is_planned(case, confidence, peak_of
     ndim, classes, tile, shape = CASES[case]
     pixels = np.random.default_rng(0).integers(1, 255, (1, *shape), dtype=np.uint8)
     spec = spec_of(volumes(tmp_path / "m.onnx", ndim, classes, tile))
-    peak, planned, waiting = peak_of(spec, Held(pixels, None), confidence)
+    peak, planned, waiting = peak_of(spec, BoxSource(pixels, None), confidence)
     assert planned - waiting < peak < 1.1 * planned
 
 
@@ -119,7 +119,7 @@ def test_tiles_strip_and_decision_take_what_is_planned(case, confidence, peak_of
 def test_scores_on_a_finer_or_a_coarser_grid_take_what_is_planned(spacing, lost, confidence, peak_of, tmp_path):
     shape = tuple(int(n / s) for n, s in zip((40, 100, 110), spacing, strict=True))
     pixels = np.random.default_rng(0).integers(1, 255, (1, *shape), dtype=np.uint8)
-    source = Held(pixels, np.random.default_rng(1).random(shape) < lost if lost else None)
+    source = BoxSource(pixels, np.random.default_rng(1).random(shape) < lost if lost else None)
     source.grid = VoxelGrid(shape, tuple(map(tuple, np.diag([*spacing, 1.0])[:3])))
     model = volumes(tmp_path / "m.onnx", 3, 20, 24, spacing=[1.0, 1.0, 1.0])
     peak, planned, waiting = peak_of(spec_of(model), source, confidence)

@@ -10,7 +10,7 @@ from rasterio.crs import CRS
 
 from segpipe.errors import OverlapError
 from segpipe.geometry.raster_grid import RasterGrid
-from segpipe.overlap.mosaic_grid import Wish, mosaic_grid
+from segpipe.overlap.mosaic_grid import GridRequest, mosaic_grid
 
 
 def grid(transform: Affine, crs: str = "EPSG:32633", shape: tuple[int, int] = (80, 100)) -> RasterGrid:
@@ -18,7 +18,7 @@ def grid(transform: Affine, crs: str = "EPSG:32633", shape: tuple[int, int] = (8
 
 
 def frame(*grids: RasterGrid, **wish: Any) -> tuple[Any, ...]:
-    found = mosaic_grid([(f"c{k}", one) for k, one in enumerate(grids)], Wish(**wish))
+    found = mosaic_grid([(f"c{k}", one) for k, one in enumerate(grids)], GridRequest(**wish))
     assert found.grid.transform is not None
     return found.grid.shape, found.grid.transform, list(found.reprojected)
 

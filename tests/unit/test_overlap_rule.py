@@ -5,16 +5,16 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from segpipe.overlap.rule import Sight, goes_before
+from segpipe.overlap.rule import Observation, goes_before
 
 
-def sights(seed: int, masks: int, *, confidence: bool) -> list[Sight]:
+def sights(seed: int, masks: int, *, confidence: bool) -> list[Observation]:
     draw = np.random.default_rng(seed)
     found = []
     for _ in range(masks):
         covered = draw.random(500) < 0.7
         seen = covered & (draw.random(500) < 0.6)
-        found.append(Sight(covered, seen, draw.integers(0, 4, 500).astype(np.uint8) if confidence else None))
+        found.append(Observation(covered, seen, draw.integers(0, 4, 500).astype(np.uint8) if confidence else None))
     return found
 
 
@@ -54,8 +54,8 @@ def test_the_best_so_far_is_the_best_of_all(confidence: bool) -> None:
 
 
 def test_nothing_goes_before_nothing() -> None:
-    nothing = Sight.nothing((3,), confidence=True)
-    seen = Sight(np.ones(3, bool), np.array([True, True, False]), np.zeros(3, np.uint8))
+    nothing = Observation.nothing((3,), confidence=True)
+    seen = Observation(np.ones(3, bool), np.array([True, True, False]), np.zeros(3, np.uint8))
     assert not goes_before(nothing, nothing, earlier=True).any()
     assert not goes_before(nothing, seen, earlier=True).any()
     assert goes_before(seen, nothing, earlier=False).all()

@@ -21,7 +21,7 @@ from segpipe.errors import SegpipeError, SourceError, one_line
 from segpipe.formats.cache import Cache
 from segpipe.formats.raster.confine import allow_all_drivers, allow_drivers, confined
 from segpipe.formats.raster.gdal_messages import Messages, as_text, harmful, listen, messages
-from segpipe.formats.raster.gdal_readers import WhoseError, reading
+from segpipe.formats.raster.gdal_readers import UnattributedError, reading
 from segpipe.formats.raster.references import check_references, servers
 from segpipe.process.environment import settle
 from segpipe.storage.files import is_utf8
@@ -277,7 +277,7 @@ def _refuse_damage(what: str, heard: Messages, shared: Callable[[], bool]) -> No
     _refuse(what, heard.own)
     if said := [text for text in heard.logged() if FAILED_REQUEST.search(text) or harmful([text])]:
         if shared():
-            raise WhoseError(f"{what}: GDAL says: {said[0]}")
+            raise UnattributedError(f"{what}: GDAL says: {said[0]}")
         _refuse(what, said)
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class WhoseError(Exception):
+class UnattributedError(Exception):
     """GDAL's own threads logged a message while several threads were reading. ``pinned`` handles it."""
 
 
@@ -83,6 +83,6 @@ def pinned(read: Callable[[], T], again: Callable[[], T] | None = None) -> T:
     """
     try:
         return read()
-    except WhoseError:
+    except UnattributedError:
         with _no_other():
             return (again or read)()

@@ -34,7 +34,7 @@ class _Progress:
     """Number of times that each part was damaged."""
 
 
-class Agenda:
+class TaskQueue:
     """Tasks that may start as others end; falsy when no task may start now."""
 
     def __init__(self, plan: Plan, run: Run) -> None:

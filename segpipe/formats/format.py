@@ -12,7 +12,7 @@ from segpipe.contract import Contract
 from segpipe.formats.cache import Cache
 from segpipe.formats.case import Case, Finder
 from segpipe.formats.channels import files_of
-from segpipe.formats.identity import Beside, Identity, are_same_files, unhidden
+from segpipe.formats.identity import FolderListings, Identity, are_same_files, unhidden
 from segpipe.formats.sink import Derived, Sink, Space, Target
 from segpipe.formats.source import Source
 from segpipe.formats.style import Color, Style
@@ -36,11 +36,11 @@ def _draft_and_copy(elements: float, full: float, packed: float) -> float:
     return full + packed
 
 
-def _is_same_file(place: str, files: Sequence[Identity], case: Case, beside: Beside, remote: bool) -> bool:
+def _is_same_file(place: str, files: Sequence[Identity], case: Case, listings: FolderListings, remote: bool) -> bool:
     """``Format.is_same_input`` of a format whose cases are files without sidecar files."""
-    now = {beside.named(path) for path in files_of(case)}
+    now = {listings.named(path) for path in files_of(case)}
     files = unhidden(files, now)
-    return now <= {file["path"] for file in files} and are_same_files(place, files, case.path, beside, remote)
+    return now <= {file["path"] for file in files} and are_same_files(place, files, case.path, listings, remote)
 
 
 class OpenMask(Protocol):
@@ -94,7 +94,7 @@ class Format:
     """Bytes on disk while a mask is written. Arguments: its elements, their bytes, and its likely packed size in bytes."""
     cache: Callable[[], Cache] = Cache
     """The cache that holds the decoded blocks that ``Source.memory`` counts."""
-    is_same_input: Callable[[str, Sequence[Identity], Case, Beside, bool], bool] = _is_same_file
+    is_same_input: Callable[[str, Sequence[Identity], Case, FolderListings, bool], bool] = _is_same_file
     """Whether a case is unchanged since its record was written. Arguments: path and files in the record, the case now,
     recent listings of folders, and whether a local case may refer to servers."""
     files: Callable[[Case], Sequence[str]] = files_of

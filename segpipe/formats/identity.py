@@ -43,7 +43,7 @@ HIDDEN = "sha256:"
 """Beginning of a path that a record hides."""
 
 
-class Beside:
+class FolderListings:
     """Identify files and their sidecars. Each object lists and resolves a folder once in its life."""
 
     def __init__(self) -> None:
@@ -148,40 +148,40 @@ def world_files(file: str) -> list[str]:
     return [f"{stem}.{end}" for low in ends for end in (low, low.upper())]  # the spellings that GDAL tries
 
 
-def identities(path: str, files: Iterable[str], beside: Beside | None = None) -> list[Identity]:
+def identities(path: str, files: Iterable[str], listings: FolderListings | None = None) -> list[Identity]:
     """Identities of all files that a case's pixels come from, sorted by path.
 
     Raises:
         SourceError: a server cannot be reached.
     """
-    beside = beside or Beside()
+    listings = listings or FolderListings()
     try:
-        found = [beside.identity(file) for file in asked_names(files)]
+        found = [listings.identity(file) for file in asked_names(files)]
     except OSError as error:
         raise SourceError(f"{path} cannot be asked for: {error.strerror}") from error
     return list({one["path"]: one for one in found}.values())
 
 
-def are_same_files(place: str, files: Sequence[Identity], path: str, beside: Beside, remote: bool = False) -> bool:
+def are_same_files(place: str, files: Sequence[Identity], path: str, listings: FolderListings, remote: bool = False) -> bool:
     """Whether every file of a case is unchanged since its record was written; for formats without sidecar files.
 
     Args:
         place: path of the case in the record.
         files: files of the case in the record.
         path: path of the case now.
-        beside: recent listings of folders, shared between cases.
+        listings: recent listings of folders, shared between cases.
         remote: whether a local case may refer to servers; not used, since files of these formats refer to no others.
 
     Raises:
         OSError, SourceError: the files cannot be examined.
     """
     del remote
-    if not files or without_secrets(place) != beside.place(path):
+    if not files or without_secrets(place) != listings.place(path):
         return False
     if is_redacted(path):
         return True  # status takes the path from a record, which omits the token, so that the server cannot be asked
     names = {without_secrets(name): name for name in asked_names([path])}
-    return list(files) == identities(path, [names.get(one := str(file["path"]), one) for file in files], beside)
+    return list(files) == identities(path, [names.get(one := str(file["path"]), one) for file in files], listings)
 
 
 def hidden_path(path: str) -> str:

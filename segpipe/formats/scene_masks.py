@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from segpipe.errors import InputError, SourceError
 from segpipe.formats.case import RASTER, SCENE, Case
-from segpipe.formats.identity import Beside, Identity, identities, unhidden
+from segpipe.formats.identity import FolderListings, Identity, identities, unhidden
 from segpipe.storage.paths import in_bucket, is_remote
 from segpipe.storage.s3 import find_objects
 from segpipe.validity import CASE, Preset, ValidityMask
@@ -145,18 +145,20 @@ BESIDE = ("", ".aux.xml", ".msk", ".ovr")
 """Endings of a mask's own files, after its name."""
 
 
-def without_mask(files: Sequence[Identity], case: Case, mask: ValidityMask, beside: Beside) -> list[Identity] | None:
+def without_mask(
+    files: Sequence[Identity], case: Case, mask: ValidityMask, listings: FolderListings
+) -> list[Identity] | None:
     """The files of a record without those of the mask; None if the case has another mask now, or it has changed.
 
     Raises:
         OSError, SourceError: there is no mask, or it cannot be examined.
     """
     path = mask_of(case, mask)
-    own = {beside.named(path + ending) for ending in BESIDE}
+    own = {listings.named(path + ending) for ending in BESIDE}
     files = unhidden(files, own)
     theirs = [file for file in files if file["path"] in own]
     names = [file["path"] for file in theirs]
-    if beside.named(path) not in names or identities(path, names, beside) != theirs:
+    if listings.named(path) not in names or identities(path, names, listings) != theirs:
         return None
     if mask.preset is not None and path in _in_product(case, mask.preset):
         return list(files)

@@ -26,7 +26,7 @@ from segpipe.errors import (
 )
 from segpipe.formats.case import Case
 from segpipe.formats.case_scaling import scaling_of
-from segpipe.formats.identity import Beside
+from segpipe.formats.identity import FolderListings
 from segpipe.formats.registry import environment, release
 from segpipe.jobs.join import DamagedPartsError, case_output, join
 from segpipe.jobs.plan import Job, as_planned, job_windows
@@ -133,8 +133,8 @@ def _finished(finishing: deque[Future[Result]]) -> Result:
 
 def _done_before(job: Job, run: Run) -> dict[str, Outcome]:
     """Cases that were finished by a worker that was lost before it could report them."""
-    beside = Beside()
-    found = ((case, done_pixels(case, run, beside)) for case in job.cases)
+    listings = FolderListings()
+    found = ((case, done_pixels(case, run, listings)) for case in job.cases)
     return {case.name: Outcome(case, 0.0, pixels) for case, pixels in found if pixels is not None}
 
 

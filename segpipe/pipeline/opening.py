@@ -12,7 +12,7 @@ from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.cropping import cropped
-from segpipe.formats.identity import Beside, Identity, asked_names, identities, no_state
+from segpipe.formats.identity import FolderListings, Identity, asked_names, identities, no_state
 from segpipe.formats.neighbouring import Neighbouring
 from segpipe.formats.nnunet_case import NnunetCase, grids_of
 from segpipe.formats.registry import FORMATS, open_case
@@ -125,7 +125,7 @@ def open_checked(
         SourceError: the case cannot be opened, its bands, pixels or pixel size do not fit the model, or it needs more than
             ``memory`` bytes however it is cut.
     """
-    opened, place, before = time.monotonic(), Beside().place(case.path), _state(case.path)
+    opened, place, before = time.monotonic(), FolderListings().place(case.path), _state(case.path)
     source = open_case(case, model.contract, overrides)
     try:
         regridding, cover, spacing_notes = _fitted(case, source, model, overrides, memory)

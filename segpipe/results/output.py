@@ -14,7 +14,7 @@ from segpipe.cleaning.cleaner import Form
 from segpipe.cleaning.stage import NamedGrid, Uncleaned
 from segpipe.errors import DamagedPartError, OutputError, SourceError
 from segpipe.formats.case import Case
-from segpipe.formats.identity import Beside, identities
+from segpipe.formats.identity import FolderListings, identities
 from segpipe.formats.registry import CONFIDENCE, FORMATS, open_case
 from segpipe.formats.sink import Sink, Target
 from segpipe.formats.style import Style
@@ -46,7 +46,7 @@ SMALL = 2**22
 def check_unchanged(case: Case, info: CaseInfo) -> None:
     """Refuse a case whose files changed while it was read: its mask could mix pixels of both versions."""
     files = identities(case.path, info.asked)
-    if files != info.files or Beside().place(case.path) != info.place:
+    if files != info.files or FolderListings().place(case.path) != info.place:
         raise SourceError(CHANGED.format(case.path))
 
 

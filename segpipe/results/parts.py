@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segpipe import __version__
 from segpipe.errors import DamagedPartError, OutputError
 from segpipe.formats.case import Case
-from segpipe.formats.identity import Beside, Identity, hidden_path, no_state
+from segpipe.formats.identity import FolderListings, Identity, hidden_path, no_state
 from segpipe.formats.unusual.values import Finding
 from segpipe.geometry.windows import Part
 from segpipe.messages.url_secrets import cleaned, without_secrets
@@ -107,7 +107,7 @@ def kept_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[in
     worker; and for files without any state nobody knows.
     """
     plan = _read_sealed(run.output, plan_name(case))
-    same = plan is not None and plan.get("place") == hidden_path(Beside().place(case.path)) and not no_state(files)
+    same = plan is not None and plan.get("place") == hidden_path(FolderListings().place(case.path)) and not no_state(files)
     return read_cut(case, run, files, shape) if same else None
 
 
@@ -147,7 +147,7 @@ def write_cut(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[i
     if has_parts(run.output, case):
         raise OutputError(f"{run.output.path(parts_folder(case))} must go, and cannot be removed: remove it")
     boxes = [[list(part.first), list(part.stop)] for part in parts]
-    plan = {"key": cut_key(case, run, files, shape), "place": hidden_path(Beside().place(case.path)), "parts": boxes}
+    plan = {"key": cut_key(case, run, files, shape), "place": hidden_path(FolderListings().place(case.path)), "parts": boxes}
     run.output.write_json(plan_name(case), _sealed(plan))
 
 

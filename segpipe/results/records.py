@@ -11,7 +11,7 @@ from segpipe.errors import OutputError, SourceError
 from segpipe.formats.banded import bands_from
 from segpipe.formats.case import Case, CaseSelection
 from segpipe.formats.channels import channels_of
-from segpipe.formats.identity import Beside, Identity, hidden_path
+from segpipe.formats.identity import FolderListings, Identity, hidden_path
 from segpipe.formats.registry import FORMATS
 from segpipe.formats.scene_masks import without_mask
 from segpipe.formats.sink import Derived
@@ -219,17 +219,19 @@ def _defect(data: bytes) -> str:
     return "is damaged"
 
 
-def is_done(case: Case, run: Run, beside: Beside | None = None, warn: Callable[[str], None] = lambda _: None) -> bool:
+def is_done(
+    case: Case, run: Run, listings: FolderListings | None = None, warn: Callable[[str], None] = lambda _: None
+) -> bool:
     """Whether the mask of a case exists and its record matches input, model and settings; False if that is unknown.
 
     Args:
         case: the case.
         run: the run with the model and the settings.
-        beside: recent listings of folders, shared between cases.
+        listings: recent listings of folders, shared between cases.
         warn: called with a line for each damaged mask or record.
     """
     try:
-        return _is_done(case, run, beside or Beside(), warn)
+        return _is_done(case, run, listings or FolderListings(), warn)
     except (OSError, SourceError):
         return False
 
@@ -239,7 +241,7 @@ def done_cases(cases: Iterable[Case], run: Run) -> list[Case]:
 
     In a bucket, each check for a record is a request, so folders of the output without any record are skipped.
     """
-    output, beside = run.output, Beside()
+    output, listings = run.output, FolderListings()
 
     @cache
     def has_records(folder: str) -> bool:
@@ -249,10 +251,10 @@ def done_cases(cases: Iterable[Case], run: Run) -> list[Case]:
             return True  # the next request may succeed
 
     there = (case for case in cases if has_records(case.name.rpartition("/")[0]))
-    return [case for case in there if is_done(case, run, beside, LOG.warning)]
+    return [case for case in there if is_done(case, run, listings, LOG.warning)]
 
 
-def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) -> bool:
+def _is_done(case: Case, run: Run, listings: FolderListings, warn: Callable[[str], None]) -> bool:
     output = run.output
     record = _read_or_warn(output, case, warn)
     return (
@@ -265,7 +267,7 @@ def _is_done(case: Case, run: Run, beside: Beside, warn: Callable[[str], None]) 
         and (record.verified is True or not run.settings.verify_input)
         and (style_name(case) in record.outputs or not run.styles(case))
         and (not run.settings.per_class or has_class_files(case.name, record.outputs))
-        and _is_same_input(record, case, beside, run.settings.overrides)
+        and _is_same_input(record, case, listings, run.settings.overrides)
         and _are_whole(output, record, warn)
     )
 
@@ -292,14 +294,14 @@ def _has_audit(record: Record, run: Run) -> bool:
     return rows is not None and (not rows or len(rows) >= min(run.settings.audit, rows[0].get("windows", math.inf)))
 
 
-def _is_same_input(record: Record, case: Case, beside: Beside, overrides: Overrides) -> bool:
+def _is_same_input(record: Record, case: Case, listings: FolderListings, overrides: Overrides) -> bool:
     """Whether the files of a case are unchanged since its record was written."""
-    there = beside.place(case.path)
+    there = listings.place(case.path)
     place = there if record.input.path == hidden_path(there) else record.input.path
     files: Sequence[Identity] | None = record.input.files
     if overrides.validity is not None:
-        files = without_mask(record.input.files, case, overrides.validity, beside)
-    return files is not None and FORMATS[case.format].is_same_input(place, files, case, beside, overrides.remote)
+        files = without_mask(record.input.files, case, overrides.validity, listings)
+    return files is not None and FORMATS[case.format].is_same_input(place, files, case, listings, overrides.remote)
 
 
 def _are_whole(output: Store, record: Record, warn: Callable[[str], None]) -> bool:
@@ -346,9 +348,9 @@ def stored_mask(output: Store, record: Record) -> str:
     return name
 
 
-def done_pixels(case: Case, run: Run, beside: Beside | None = None) -> int | None:
+def done_pixels(case: Case, run: Run, listings: FolderListings | None = None) -> int | None:
     """Number of pixels of a case that is done; None if it is not done."""
-    if not is_done(case, run, beside):
+    if not is_done(case, run, listings):
         return None
     record = read_record(run.output, case)
     return None if record is None else math.prod(record.input.shape)

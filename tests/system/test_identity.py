@@ -24,7 +24,7 @@ from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.cases import find_cases
-from segpipe.formats.identity import Beside, _names, identities, owners_of
+from segpipe.formats.identity import FolderListings, _names, identities, owners_of
 from segpipe.formats.raster import dataset_files
 from segpipe.formats.raster.dataset_files import files_of
 from segpipe.formats.raster.gdal import gdal_options
@@ -389,10 +389,10 @@ def test_every_name_that_gdal_asks_for_is_known(name, tmp_path):
 def test_sidecars_of_other_names(raster, sidecar, tmp_path):
     (tmp_path / raster).touch()
     (tmp_path / sidecar).touch()
-    assert Beside().sidecars(str(tmp_path / raster)) == [str(tmp_path / sidecar)]
+    assert FolderListings().sidecars(str(tmp_path / raster)) == [str(tmp_path / sidecar)]
     (tmp_path / "another.tif").touch()
     if sidecar != "metadata.dim":
-        assert Beside().sidecars(str(tmp_path / "another.tif")) == []
+        assert FolderListings().sidecars(str(tmp_path / "another.tif")) == []
 
 
 def test_a_folder_is_listed_once_for_all_its_cases(run, tmp_path, monkeypatch):
@@ -439,7 +439,7 @@ def test_ground_control_points_are_not_forgotten(tmp_path):
             [GroundControlPoint(0, 0, 1, 2), GroundControlPoint(9, 0, 3, 4), GroundControlPoint(0, 9, 5, 6)],
             "EPSG:4326",
         )
-    assert Beside().sidecars(str(path)) == [f"{path}.aux.xml"]
+    assert FolderListings().sidecars(str(path)) == [f"{path}.aux.xml"]
     assert len(before) == 1
 
 
@@ -465,7 +465,7 @@ def test_an_url_or_a_server_that_python_cannot_talk_to_tells_no_state(end):
     with answering(b"SSH-2.0-OpenSSH_9.6\r\n") as port:
         url = f"http://127.0.0.1:{port}{end}"
         assert state_of(url) == {}
-        assert Beside().identity(url) == {"path": url}
+        assert FolderListings().identity(url) == {"path": url}
 
 
 def test_a_server_that_hangs_up_may_answer_later():

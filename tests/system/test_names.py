@@ -9,7 +9,7 @@ from networks import pixelwise
 from scenes import Silent
 
 from segpipe.formats.cases import find_cases
-from segpipe.formats.identity import Beside
+from segpipe.formats.identity import FolderListings
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
@@ -145,7 +145,7 @@ def test_a_folder_that_is_called_as_gdal_calls_what_is_not_one():
     """Nobody can make one at the root here: what GDAL would be told of it."""
     assert plain_path("/vsizip/a.tif") == "/./vsizip/a.tif"
     assert not is_remote(plain_path("/vsi-data/a.tif"))
-    assert Beside().named("/./vsizip/a.tif") == "/./vsizip/a.tif"
+    assert FolderListings().named("/./vsizip/a.tif") == "/./vsizip/a.tif"
 
 
 def test_inspect_takes_a_file_of_any_name(there, segpipe):

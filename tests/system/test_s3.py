@@ -28,7 +28,7 @@ from scenes import (
 from segpipe.errors import InputError, OutputError, SegpipeError
 from segpipe.formats.case import Case
 from segpipe.formats.cases import find_cases, find_input
-from segpipe.formats.identity import Beside, identities
+from segpipe.formats.identity import FolderListings, identities
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
@@ -248,7 +248,7 @@ def test_the_identity_of_an_object_has_its_etag_and_its_sidecars(root, endpoint)
     endpoint.put("same/c_RPC.TXT", b"")
     endpoint.put("same/cd.tfw", b"another's")
     endpoint.forget()
-    beside = Beside()
+    beside = FolderListings()
     assert beside.sidecars("/vsis3/scenes/same/c.tif") == ["s3://scenes/same/c.tfw", "s3://scenes/same/c_RPC.TXT"]
     after = identities("s3://scenes/same/c.tif", ["s3://scenes/same/c.tif", "s3://scenes/same/c.tfw"], beside)
     assert [found["path"] for found in after] == ["s3://scenes/same/c.tfw", "s3://scenes/same/c.tif"]

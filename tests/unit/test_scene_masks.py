@@ -13,7 +13,7 @@ from rasterio.crs import CRS
 
 from segpipe.errors import SourceError
 from segpipe.formats.case import SCENE, Case, SceneFiles
-from segpipe.formats.identity import Beside, identities
+from segpipe.formats.identity import FolderListings, identities
 from segpipe.formats.raster import scene_mask
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.scene_mask import MaskLimit
@@ -189,11 +189,11 @@ def test_a_changed_mask_is_another_input(names):
     root = names("a.tif", "a_SCL.tif", "a_SCL_v2.tif")
     case, mask = Case("a", str(root / "a.tif")), parse_validity("{case}_SCL.tif:1")
     files = identities(case.path, [case.path, str(root / "a_SCL.tif")])
-    assert without_mask(files, case, mask, Beside()) == identities(case.path, [case.path])
-    assert without_mask(files, case, parse_validity("{case}_SCL_v2.tif:1"), Beside()) is None
-    assert without_mask(files[:1], case, mask, Beside()) is None
+    assert without_mask(files, case, mask, FolderListings()) == identities(case.path, [case.path])
+    assert without_mask(files, case, parse_validity("{case}_SCL_v2.tif:1"), FolderListings()) is None
+    assert without_mask(files[:1], case, mask, FolderListings()) is None
     (root / "a_SCL.tif").write_bytes(b"xy")
-    assert without_mask(files, case, mask, Beside()) is None
+    assert without_mask(files, case, mask, FolderListings()) is None
 
 
 # --- pixels ---------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from typing import Any
 
 from segpipe.contract import Contract
 from segpipe.formats.case import Case, CaseSelection, FamilyCases
-from segpipe.formats.identity import Beside, Identity
+from segpipe.formats.identity import FolderListings, Identity
 from segpipe.formats.sink import Derived, Sink, Space, Target
 from segpipe.formats.source import Source
 from segpipe.overrides import Overrides
@@ -54,12 +54,12 @@ def is_own(output: Store, name: str) -> bool:
     return is_own_file(output, name)
 
 
-def is_same_input(place: str, files: Sequence[Identity], case: Case, beside: Beside, remote: bool) -> bool:
+def is_same_input(place: str, files: Sequence[Identity], case: Case, listings: FolderListings, remote: bool) -> bool:
     """Whether a series has the same files, with the same identities, as in its record."""
     from segpipe.formats.dicom.source import is_same_series
 
     del remote
-    return is_same_series(place, files, case, beside)
+    return is_same_series(place, files, case, listings)
 
 
 def files(case: Case) -> Sequence[str]:

@@ -22,7 +22,7 @@ from segpipe.formats.dicom.pixels import check_decodable, padding_of, value_type
 from segpipe.formats.dicom.plane_cache import PlaneCache, plane_cache_of
 from segpipe.formats.dicom.series import Series, unpack
 from segpipe.formats.dicom.stored import plugin_of
-from segpipe.formats.identity import Beside, Identity, identities, unhidden
+from segpipe.formats.identity import FolderListings, Identity, identities, unhidden
 from segpipe.formats.nifti.sink import NiftiTemplate
 from segpipe.formats.source import Begun, Invalid, Pixels
 from segpipe.formats.volume.checks import box_near, check_local, check_overrides, declared_nodata, order_notes
@@ -218,11 +218,11 @@ def _header(grid: VoxelGrid) -> NiftiTemplate:
     return NiftiTemplate(header.binaryblock, header.endianness, packed=True)
 
 
-def is_same_series(place: str, files: Sequence[Identity], case: Case, beside: Beside) -> bool:
+def is_same_series(place: str, files: Sequence[Identity], case: Case, listings: FolderListings) -> bool:
     """Whether the files of a series are those of a record, each unchanged, none more and none less."""
-    if place != beside.place(case.path) or not (paths := files_of_series(case)):
+    if place != listings.place(case.path) or not (paths := files_of_series(case)):
         return False
-    now = identities(case.path, paths, beside)
+    now = identities(case.path, paths, listings)
     return unhidden(files, [file["path"] for file in now]) == now
 
 

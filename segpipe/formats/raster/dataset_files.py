@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rasterio.io import DatasetReader
 
-from segpipe.formats.identity import HIDDEN, Beside, Identity, asked_names, identities, unhidden, world_files
+from segpipe.formats.identity import HIDDEN, FolderListings, Identity, asked_names, identities, unhidden, world_files
 from segpipe.formats.raster.gdal import gdal_options, open_raster, source_errors
 from segpipe.formats.raster.gdal_readers import pinned
 from segpipe.formats.raster.references import NAMING, parts_of, words_of
@@ -50,10 +50,10 @@ def files_of(dataset: DatasetReader, look: Look | None = None) -> list[str]:
     found = [*own, *filter(_is_file, sure)]
     if dataset.driver != "VRT":
         return found
-    beside = Beside()
+    listings = FolderListings()
     found = [file for file in found if _is_file(file)]  # the others are names of subdatasets
     for file in _sources(name, found, look):
-        found += [file, *beside.sidecars(file)]
+        found += [file, *listings.sidecars(file)]
     return list(dict.fromkeys(found))
 
 
@@ -63,7 +63,7 @@ def own_files(dataset: DatasetReader) -> list[str]:
         return list(dataset.files)
     except UnicodeDecodeError:
         path = str(dataset.name)
-        there = [path, *Beside().sidecars(path)]
+        there = [path, *FolderListings().sidecars(path)]
         return [path, *(file for file in there[1:] if _may_be_read(file, path, there))]
 
 
@@ -108,7 +108,9 @@ def _files(name: str, start: str) -> list[str]:
     return [place for place in places if os.path.isfile(place)]  # noqa: PTH113
 
 
-def is_same_input(place: str, files: Sequence[Identity], path: str, beside: Beside, *, remote: bool = False) -> bool:
+def is_same_input(
+    place: str, files: Sequence[Identity], path: str, listings: FolderListings, *, remote: bool = False
+) -> bool:
     """Whether the files that would be read for a case now are the unchanged files of its record.
 
     Every file of the record must be unchanged. If there is another file beside them that GDAL might read, GDAL is asked.
@@ -117,48 +119,48 @@ def is_same_input(place: str, files: Sequence[Identity], path: str, beside: Besi
         place: path of the input in the record.
         files: files of the input in the record.
         path: path of the case now.
-        beside: recent listings of folders, shared between cases.
+        listings: recent listings of folders, shared between cases.
         remote: whether a local case may refer to servers.
 
     Raises:
         OSError, SourceError: the files cannot be examined.
     """
-    if without_secrets(place) != beside.place(path):
+    if without_secrets(place) != listings.place(path):
         return False
-    files = _unhidden(files, path, beside, remote=remote)
+    files = _unhidden(files, path, listings, remote=remote)
     files = [{**file, "path": without_secrets(file["path"])} for file in files]  # earlier versions stored some
     names = [file["path"] for file in files]
     if is_redacted(path):
         return True  # status takes the path from a record, which omits the token, so that the server cannot be asked
-    if not names or files != identities(path, _asked(names, path, remote), beside):
+    if not names or files != identities(path, _asked(names, path, remote), listings):
         return False
-    known = {beside.place(name) for name in names}
-    near = {beside.place(file) for file in (beside.named(path), *beside.sidecars(path))}
-    return (known <= near and not _more(known, path, beside)) or _asks_for(known, path, beside, remote)
+    known = {listings.place(name) for name in names}
+    near = {listings.place(file) for file in (listings.named(path), *listings.sidecars(path))}
+    return (known <= near and not _more(known, path, listings)) or _asks_for(known, path, listings, remote)
 
 
-def has_no_more(known: AbstractSet[str], path: str, beside: Beside, *, remote: bool) -> bool:
+def has_no_more(known: AbstractSet[str], path: str, listings: FolderListings, *, remote: bool) -> bool:
     """Whether GDAL reads no file with a raster besides known ones; GDAL is asked if there is one that it may read."""
-    return not _more(known, path, beside) or _asks_for(known, path, beside, remote)
+    return not _more(known, path, listings) or _asks_for(known, path, listings, remote)
 
 
-def _more(known: AbstractSet[str], path: str, beside: Beside) -> bool:
+def _more(known: AbstractSet[str], path: str, listings: FolderListings) -> bool:
     """Whether a file that is not known lies beside a raster, and GDAL may read it."""
-    there = [beside.named(path), *beside.sidecars(path)]
-    near = {beside.place(file): file for file in there}
+    there = [listings.named(path), *listings.sidecars(path)]
+    near = {listings.place(file): file for file in there}
     return any(_may_be_read(near[place], path, there) for place in near.keys() - known)
 
 
-def _asks_for(known: AbstractSet[str], path: str, beside: Beside, remote: bool) -> bool:
+def _asks_for(known: AbstractSet[str], path: str, listings: FolderListings, remote: bool) -> bool:
     """Whether all files that GDAL reads now are known."""
-    return {beside.place(beside.named(file)) for file in files_now(path, remote=remote)} <= known
+    return {listings.place(listings.named(file)) for file in files_now(path, remote=remote)} <= known
 
 
-def _unhidden(files: Sequence[Identity], path: str, beside: Beside, *, remote: bool) -> list[Identity]:
+def _unhidden(files: Sequence[Identity], path: str, listings: FolderListings, *, remote: bool) -> list[Identity]:
     """Files of a record by their paths; GDAL is asked only if there are others than those beside the raster."""
-    found = unhidden(files, map(beside.named, [path, *beside.sidecars(path)]))
+    found = unhidden(files, map(listings.named, [path, *listings.sidecars(path)]))
     if any(str(file["path"]).startswith(HIDDEN) for file in found):
-        found = unhidden(found, map(beside.named, files_now(path, remote=remote)))
+        found = unhidden(found, map(listings.named, files_now(path, remote=remote)))
     return found
 
 

@@ -11,7 +11,7 @@ from segpipe.contract import Contract
 from segpipe.formats.cache import Cache
 from segpipe.formats.case import Case
 from segpipe.formats.format import OpenMask
-from segpipe.formats.identity import Beside, Identity
+from segpipe.formats.identity import FolderListings, Identity
 from segpipe.formats.sink import Sink, Target
 from segpipe.formats.source import Source
 from segpipe.formats.style import Color, Style
@@ -105,11 +105,11 @@ def style(names: Mapping[int, str], colors: Mapping[int, Color]) -> bytes:
     return qgis_style(names, colors)
 
 
-def is_same_input(place: str, files: Sequence[Identity], case: Case, beside: Beside, remote: bool) -> bool:
+def is_same_input(place: str, files: Sequence[Identity], case: Case, listings: FolderListings, remote: bool) -> bool:
     """Whether a raster has the same files as in its record: its own, its sidecars, and those that it refers to."""
     from segpipe.formats.raster import dataset_files
 
-    return dataset_files.is_same_input(place, files, case.path, beside, remote=remote)
+    return dataset_files.is_same_input(place, files, case.path, listings, remote=remote)
 
 
 def verify(files: Sequence[str]) -> list[str]:

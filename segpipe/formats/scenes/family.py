@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from segpipe.contract import Contract
 from segpipe.formats.case import Case
-from segpipe.formats.identity import Beside, Identity
+from segpipe.formats.identity import FolderListings, Identity
 from segpipe.formats.source import Source
 from segpipe.overrides import Overrides
 
@@ -16,11 +16,11 @@ def open_case(case: Case, contract: Contract, overrides: Overrides) -> Source:
     return SceneSource(case, contract, overrides)
 
 
-def is_same_input(place: str, files: Sequence[Identity], case: Case, beside: Beside, remote: bool) -> bool:
+def is_same_input(place: str, files: Sequence[Identity], case: Case, listings: FolderListings, remote: bool) -> bool:
     """Whether a product has the same files as in its record."""
     from segpipe.formats.scenes.identity import is_same_scene
 
-    return is_same_scene(place, files, case, beside, remote=remote)
+    return is_same_scene(place, files, case, listings, remote=remote)
 
 
 def files(case: Case) -> Sequence[str]:

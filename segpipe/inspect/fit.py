@@ -10,7 +10,8 @@ from segpipe.formats.scope import scope_of
 from segpipe.geometry.grid import METRES
 from segpipe.inspect.facts import Fit
 from segpipe.inspect.pixels import empty_windows
-from segpipe.jobs.plan import Plan, PlannedCase, memory_mb
+from segpipe.jobs.planned import Plan, PlannedCase
+from segpipe.jobs.worker_pool import memory_mb
 from segpipe.pipeline.opening import cover_of, row_of
 from segpipe.process.machine import processors
 from segpipe.results.records import Run

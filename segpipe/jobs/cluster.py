@@ -11,8 +11,8 @@ from segpipe.errors import InstallationError, WorkerError
 from segpipe.jobs.batch_system import await_worker, bytes_of, read_cluster, submitted
 from segpipe.jobs.dask_options import has_dashboard, quieten, scheduler_options
 from segpipe.jobs.local_cluster import started
-from segpipe.jobs.plan import WorkerPool
 from segpipe.jobs.tls import security
+from segpipe.jobs.worker_pool import WorkerPool
 from segpipe.network.device import gpus
 from segpipe.network.listed import spec_of_run
 from segpipe.process.environment import settle

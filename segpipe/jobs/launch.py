@@ -8,10 +8,11 @@ from segpipe.choices import Executor
 from segpipe.errors import OutputError, SegpipeError
 from segpipe.jobs.case_states import CaseState, CaseStates
 from segpipe.jobs.conclude import conclude
+from segpipe.jobs.cuts import keep_cut
 from segpipe.jobs.disk import stopped
 from segpipe.jobs.executors import EXECUTORS
 from segpipe.jobs.hide import hide_outcome
-from segpipe.jobs.plan import Plan, keep_cut
+from segpipe.jobs.planned import Plan
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.summary import WARNED, Summary
 from segpipe.jobs.tasks import Halt, Outcome, Watcher

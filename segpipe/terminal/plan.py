@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from segpipe.formats.left_out import listed
 from segpipe.formats.registry import FORMATS, by_suffix
 from segpipe.jobs.disk import forecast, shortages
-from segpipe.jobs.plan import Plan, memory_mb
+from segpipe.jobs.planned import Plan
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.unpacking import unpacking, unpacking_shortages
+from segpipe.jobs.worker_pool import memory_mb
 from segpipe.messages.console import echo
 from segpipe.pipeline.memory import worker_memory
 from segpipe.results.records import Run

@@ -28,8 +28,9 @@ from segpipe.jobs import dask_executor, dask_worker
 from segpipe.jobs.cluster import cluster_workers
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.lost import lost_reason
-from segpipe.jobs.plan import Job, WorkerPool
+from segpipe.jobs.planned import Job
 from segpipe.jobs.prepare import prepare
+from segpipe.jobs.worker_pool import WorkerPool
 from segpipe.network.read import read_spec
 from segpipe.process.spawning import WORKER_ENVIRONMENT
 from segpipe.results.records import Run

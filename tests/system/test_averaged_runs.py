@@ -15,7 +15,7 @@ from command import invoke
 from networks import contract, local, positional, toml
 
 import segpipe
-from segpipe.jobs.plan import job_windows
+from segpipe.jobs.planned import job_windows
 from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec
 from segpipe.settings import load_settings
@@ -160,7 +160,7 @@ def _named(settings: dict[str, Any]) -> dict[str, Any]:
 def _some_parts(settings: dict[str, Any]) -> None:
     """The first two parts of the only case."""
     from segpipe.jobs.attempts import attempt
-    from segpipe.jobs.plan import keep_cut
+    from segpipe.jobs.cuts import keep_cut
     from segpipe.jobs.task_queue import TaskQueue
     from segpipe.jobs.work import Context
     from segpipe.pipeline.infer import load

@@ -122,7 +122,7 @@ def test_classes_at_once_parts_and_memory_leave_the_same_bytes(
     assert labels(tmp_path, "--overwrite").tobytes() == whole
     monkeypatch.setattr(HostArrays, "at_once", 1)
     monkeypatch.setattr(session, "LARGE", 0)
-    monkeypatch.setattr("segpipe.jobs.plan.REPEATED", 1e9)
+    monkeypatch.setattr("segpipe.jobs.cuts.REPEATED", 1e9)
     monkeypatch.setattr(memory, "WORKER", memory.PROCESS + 10**6)  # too little: many parts
     assert labels(tmp_path, "--overwrite", "--parts", "5").tobytes() == whole
     assert labels(tmp_path, "--overwrite").tobytes() == whole
@@ -151,14 +151,14 @@ def test_memory_decides_on_calls_workers_and_parts_where_scores_are_large(
     assert planned("--workers", 1) == (1, 4, 0)
     found = []
     monkeypatch.setattr(memory, "LEAST_STRIP_SHARE", 0.01)
-    monkeypatch.setattr("segpipe.jobs.plan.REPEATED", 1e9)
+    monkeypatch.setattr("segpipe.jobs.cuts.REPEATED", 1e9)
     for limit in range(300, 180, -10):  # MB, a process takes 180
         monkeypatch.setattr(memory, "WORKER", limit * 10**6)
         found.append(planned("--workers", 1))
     assert found == sorted(found, key=lambda plan: (-plan[1], plan[2]))  # first fewer calls, then more parts
     assert found[0] == (1, 4, 0)
     assert found[-1][2] > 1
-    monkeypatch.setattr("segpipe.jobs.plan.REPEATED", 0)
+    monkeypatch.setattr("segpipe.jobs.cuts.REPEATED", 0)
     assert planned("--workers", 1) == (1, 1, 0)  # parts would repeat windows: then memory is taken, since there is some
     assert {calls for _, calls, parts in found if parts} == {1}
 

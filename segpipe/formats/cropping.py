@@ -50,8 +50,8 @@ def nonzero_box(source: Source, contract: Contract) -> Window | None:
 
 
 def outside_scores(contract: Contract) -> tuple[float, ...]:
-    """The score of each class where there is nothing but background."""
-    if contract.gives_labels:
-        return (0.0,) * contract.scores
+    """The score of each class where there is nothing but background; of a network of labels, the value of background."""
     background = {c.channel for c in contract.classes if c.id == 0 and contract.task == "multiclass"}
+    if contract.gives_labels:
+        return (float(max(background, default=0)),) * contract.scores
     return tuple(-FOREIGN if channel in background else FOREIGN for channel in range(contract.scores))

@@ -128,3 +128,16 @@ def test_a_contract_that_contradicts_itself(changes: Any, says: str) -> None:
 def test_older_contracts_keep_their_hash() -> None:
     assert "crop" not in contract(crop=None).model_dump()
     assert contract().model_dump()["crop"] == "nonzero"
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "wanted"),
+    [
+        ("multiclass", [{"id": 0, "name": "ground", "index": 3}, {"id": 1, "name": "bone", "index": 0}], (3.0,)),
+        ("multiclass", [{"id": 0, "name": "ground"}, {"id": 1, "name": "bone"}], (0.0,)),
+        ("binary", [{"id": 1, "name": "bone"}], (0.0,)),
+        ("multilabel", [{"id": 4, "name": "bone", "index": 0}, {"id": 7, "name": "skin", "index": 1}], (0.0, 0.0)),
+    ],
+)
+def test_labels_outside_are_those_of_the_background(task: str, classes: Any, wanted: tuple[float, ...]) -> None:
+    assert outside_scores(contract(task=task, activation="labels", classes=classes)) == wanted

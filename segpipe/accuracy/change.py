@@ -89,7 +89,8 @@ class ChangeMap:
         name = case + SUFFIX
         if output.has(name) and not is_own_raster(output, name):
             raise OutputError(
-                f"{output.path(name)} was not written by segpipe, and would be replaced: name another --output"
+                f"{output.path(name)} was not written by segpipe, and would be replaced: move it away, or name another "
+                "--output"
             )
         own = mask.colors
         colors = {k: own.get(one, palette(k)) for k, one in enumerate(classes.ids)}

@@ -320,7 +320,9 @@ class CaseOutput:
             with output_errors(self._output.path(name)):
                 there = self._output.has(name)
             if there and is_foreign(self._output, name, self._case):
-                raise OutputError(f"{self._output.path(name)} was not written by segpipe: name another --output")
+                raise OutputError(
+                    f"{self._output.path(name)} was not written by segpipe: move it away, or name another --output"
+                )
 
     def _write_classes(self) -> list[Written]:
         """Write a mask for each class, made of the finished mask."""

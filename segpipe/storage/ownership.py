@@ -132,7 +132,9 @@ def refuse_foreign(output: Store, name: str) -> None:
             return
         data = UNREADABLE
     if not (_is_blank(data) or (TABLES | _MORE_TABLES)[name](data)):
-        raise OutputError(f"{output.path(name)} was not written by segpipe, and would be replaced: name another --output")
+        raise OutputError(
+            f"{output.path(name)} was not written by segpipe, and would be replaced: move it away, or name another --output"
+        )
 
 
 def write_table(output: Store, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -103,7 +103,7 @@ def test_a_file_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "out" / "a.classes").mkdir(parents=True)
     volumes.write(tmp_path / "out" / "a.classes" / "liver.nii", volumes.voxels())
     done = run(tmp_path, "organs.onnx", "out", "--per-class", code=1)
-    assert "liver.nii was not written by segpipe: name another --output" in done.stdout
+    assert "liver.nii was not written by segpipe: move it away, or name another --output" in done.stdout
 
 
 def test_names_of_files_are_those_of_classes() -> None:

@@ -165,12 +165,23 @@ def _axes(path: str, header: Mapping[str, Any], several: int) -> tuple[list[int]
     if more and (len(more) > 1 or sizes[more[0]] != several):
         times, wanted = " x ".join(str(sizes[a]) for a in others), f", or {several} for the model's channels" * (several > 1)
         raise SourceError(f"{path} must hold one volume{wanted}, and holds {times} of them: take one out, with 3D Slicer")
+    empty = [axis for axis in others if sizes[axis] == 1]
     if more and more[0] < max(spatial):
         raise SourceError(
             f"{path}: channels must be along the last axis, the slowest, got axis {more[0] + 1} of {len(sizes)}: write it "
-            "again with its axes in another order, as with nrrd.write(file, numpy.moveaxis(data, 0, -1), header)"
+            f"again with its axes in another order: {_reordered([*spatial, *empty, *more])}"
         )
     return spatial, sizes[more[0]] if more else 1
+
+
+def _reordered(order: list[int]) -> str:
+    """Lines of Python that write ``file`` with its axes in another order."""
+    fields = ", ".join(f'"{key}"' for key in PER_AXIS)
+    return (
+        f"data, header = nrrd.read(file); order = {order}; "
+        f"header |= {{key: [header[key][n] for n in order] for key in ({fields}) if key in header}}; "
+        "nrrd.write(file, data.transpose(order), header)"
+    )
 
 
 def _type(path: str, header: Mapping[str, Any]) -> np.dtype[Any]:

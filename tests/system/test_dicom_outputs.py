@@ -316,6 +316,18 @@ def test_a_run_that_was_killed_between_two_records_leaves_no_report_of_another_m
     assert list(out.glob("*.dcm")) == []
 
 
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SOPInstanceUID"])
+def test_a_source_that_cannot_be_referred_to_fails_before_it_is_labelled(folder: Path, keyword: str) -> None:
+    for path in (folder / "in" / "a").iterdir():
+        header = dcmread(path)
+        delattr(header, keyword)
+        header.save_as(path)
+    done = run(folder)
+    assert done.returncode == 1
+    assert f"where a file has no {keyword}: write the series again with it, or leave the file out with" in done.stderr
+    assert "1 done" in run(folder, "--seg", "none").stderr
+
+
 @pytest.mark.parametrize("name", ["measurement_report", "write_capture"])
 def test_a_report_that_cannot_be_written_leaves_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     module = "report" if name == "measurement_report" else "capture"

@@ -391,6 +391,19 @@ def test_pixels_of_padding_are_invalid(tmp_path, contract_of, letters, slope):
         assert "PixelPaddingValue" not in " ".join(other.notes)
 
 
+def test_a_slice_without_the_scale_of_the_others_is_an_error(tmp_path, contract):
+    path = dicoms.write(tmp_path, modality="MR", RescaleIntercept=0) / "IM0002.dcm"
+    data = pydicom.dcmread(path)
+    del data.RescaleSlope, data.RescaleIntercept
+    data.save_as(path)
+    assert len(opened(tmp_path, contract).files) == 6  # slopes of 1 change nothing
+    other = pydicom.dcmread(tmp_path / "IM0003.dcm")
+    other.RescaleSlope = 2
+    other.save_as(tmp_path / "IM0003.dcm")
+    with pytest.raises(SourceError, match=rf"^{path}: RescaleSlope and .* in every slice .*, and 1 of 6 have none: copy"):
+        opened(tmp_path, contract)
+
+
 def _float_pixels(data):
     del data.PixelData, data.BitsStored, data.HighBit, data.PixelRepresentation
     data.BitsAllocated, data.FloatPixelData = 32, bytes(4 * data.Rows * data.Columns)

@@ -327,6 +327,7 @@ def _frame(path: str, number: int, data: Any, groups: list[Any]) -> Frame:
         shape=(_integer(data, "Rows"), _integer(data, "Columns")),
         slope=slope[0] if slope else 1.0,
         intercept=intercept[0] if intercept else 0.0,
+        is_scaled=bool(slope or intercept),
         thickness=thickness[0] if thickness else None,
         bits=_integer(data, "BitsStored", 16),
         signed=_integer(data, "PixelRepresentation") == 1,

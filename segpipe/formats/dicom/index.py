@@ -157,7 +157,7 @@ def _joined(headers: Sequence[Header], frames: Sequence[Frame], label: str) -> S
         syntaxes=tuple(dict.fromkeys(one for s in each for one in s.syntaxes)),
         frames=tuple(frames),
         label=label,
-        unusable=next((s.unusable for s in each if s.unusable), "") or _mixed(each),
+        unusable=next((s.unusable for s in each if s.unusable), "") or _mixed(each) or _partly_scaled(frames),
         lossy=any(s.lossy for s in each),
     )
 
@@ -173,6 +173,17 @@ def _mixed(each: Sequence[Series]) -> str:
                 "run of their own"
             )
     return ""
+
+
+def _partly_scaled(frames: Sequence[Frame]) -> str:
+    """The reason why values of slices are not of one scale; empty if they are."""
+    bare = [frame for frame in frames if not frame.is_scaled]
+    if not bare or all((frame.slope, frame.intercept) == (1, 0) for frame in frames):
+        return ""
+    return (
+        f"{bare[0].path}: RescaleSlope and RescaleIntercept must be in every slice if they are in one, and {len(bare)} of "
+        f"{len(frames)} have none: copy the series again, or take out what does not belong to it"
+    )
 
 
 def _divided(frames: Sequence[Frame]) -> Iterator[tuple[str, list[Frame]]]:

@@ -26,6 +26,8 @@ class Frame:
     """Rows and columns."""
     slope: float = 1.0
     intercept: float = 0.0
+    is_scaled: bool = True
+    """Whether its file states slope and intercept."""
     thickness: float | None = None
     """SliceThickness in mm."""
     bits: int = 16

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from segpipe.errors import OutputError, SourceError
 from segpipe.formats.dicom.pixels import Decoder, value_type
+from segpipe.formats.dicom.series import Series
 from segpipe.formats.dicom.source import SeriesTemplate
 from segpipe.formats.dicom.stored import UNREADABLE, error_text
 from segpipe.formats.nifti.sink import NiftiSink, is_own_volume
@@ -41,6 +42,8 @@ class SeriesSink:
         self.name = self._volume.name
         self.size = 0
         self._header = pydicom.Dataset()
+        if self._derived:
+            _check_identified(target.output.path(next(iter(self._derived))), self._template.series)
 
     @cached_property
     def _derived(self) -> dict[str, Callable[[Path], None]]:
@@ -138,6 +141,20 @@ class SeriesSink:
 
     def discard(self) -> None:
         self._volume.discard()
+
+
+def _check_identified(path: str, series: Series) -> None:
+    """Check, before inference, that a file can refer to its source.
+
+    Raises:
+        OutputError: the source has no UID.
+    """
+    uids = {"StudyInstanceUID": (series.study,), "SOPInstanceUID": series.instances}
+    if lacking := [keyword for keyword, values in uids.items() if not all(values)]:
+        raise OutputError(
+            f"{path} cannot be written: it refers to its source, where a file has no {lacking[0]}: write the series again "
+            "with it, or leave the file out with --seg none and without --report"
+        )
 
 
 def _save(dataset: Any, path: Path) -> None:

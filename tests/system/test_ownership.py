@@ -51,7 +51,7 @@ def test_a_foreign_file_of_a_case_stays_and_fails_that_case(name, run, tmp_path)
 @pytest.mark.parametrize("name", TABLES)
 def test_a_foreign_table_stays_and_nothing_is_begun(name, run, tmp_path):
     (tmp_path / "out" / name).write_text(TABLES[name])
-    with pytest.raises(OutputError, match=f"out/{name} was not written by segpipe, and would be replaced: name another"):
+    with pytest.raises(OutputError, match=f"out/{name} was not written by segpipe, and would be replaced: move it away"):
         run()
     assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
 

@@ -8,7 +8,7 @@ from networks import pixelwise
 from scenes import Silent
 
 from segpipe.errors import OutputError
-from segpipe.jobs import join, plan, task_queue
+from segpipe.jobs import join, plan, planned, task_queue
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
@@ -141,8 +141,9 @@ def test_an_input_named_as_log_stays(raster, tmp_path):
 @pytest.mark.parametrize("name", FOREIGN)
 def test_a_foreign_file_of_a_large_case_that_nobody_has_looked_at_stays(seen, name, run, raster, tmp_path, monkeypatch):
     """Such a case is handed back by its job, cut, and done in parts."""
-    for constant, value in {"LOOKED_AT": 0, "JOB_WINDOWS": 1, "JOB_BATCHES": 1}.items():
-        monkeypatch.setattr(plan, constant, value)
+    monkeypatch.setattr(plan, "LOOKED_AT", 0)
+    monkeypatch.setattr(planned, "JOB_WINDOWS", 1)
+    monkeypatch.setattr(planned, "JOB_BATCHES", 1)
     if seen != "before the parts":
         monkeypatch.setattr(task_queue, "_refused", lambda *_: None)  # as if somebody had put it there meanwhile
     joined = []

@@ -21,7 +21,7 @@ from machine import machine
 from numpy.typing import NDArray
 from scenes import SCRATCH, network
 
-from segpipe.geometry.windows import axis_starts
+from segpipe.geometry.starts import axis_starts
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.jobs.tasks import Outcome

@@ -14,7 +14,7 @@ from segpipe.formats.case import Case
 from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.raster.gdal import gdal_options
 from segpipe.formats.raster.sink import raster_sink
-from segpipe.geometry.windows import reflected
+from segpipe.geometry.reflection import reflected
 from segpipe.network.read import read_spec
 from segpipe.pipeline.blend import Strip
 from segpipe.pipeline.decision import Decision

@@ -1,19 +1,18 @@
 """Cover a case with windows: evenly spread, aligned to the network's stride, as few as possible."""
 
 import math
-from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import pairwise, product
-from typing import Any, Literal, overload
+from functools import cached_property
+from itertools import product
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segpipe.choices import Blend
 from segpipe.errors import SettingsError
+from segpipe.geometry.starts import NearestStarts, Starts, axis_starts, nearest_starts
 
 Blending = Blend | Literal["nnunet"]
 """A blend that a user can choose, or nnU-Net's own Gaussian and starts of windows, for comparison with it."""
@@ -169,82 +168,6 @@ def _check_with_margin(tile: int, overlap: int, align: int, margin: int) -> None
 
 
 @dataclass(frozen=True, slots=True)
-class Spread(Sequence[int]):
-    """Starts of ``number`` windows from 0 to ``last``, evenly spread; computed on access, not stored."""
-
-    number: int
-    last: int
-
-    def __len__(self) -> int:
-        return self.number
-
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> tuple[int, ...]: ...
-
-    def __getitem__(self, index: int | slice) -> int | tuple[int, ...]:
-        if isinstance(index, slice):
-            return tuple(self[i] for i in range(self.number)[index])
-        i = range(self.number)[index]
-        return self._start(i) if i else 0
-
-    @abstractmethod
-    def _start(self, i: int) -> int:
-        """Start of a window that is not the first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Starts(Spread):
-    """Starts at multiples of ``align``; ``last`` counts these."""
-
-    align: int
-
-    def _start(self, i: int) -> int:
-        return self.align * (i * self.last // (self.number - 1))
-
-    @property
-    def nearest(self) -> int:
-        """Smallest distance between neighbours; 0 for a single window."""
-        return self.align * (self.last // (self.number - 1)) if self.number > 1 else 0
-
-
-@dataclass(frozen=True, slots=True)
-class NearestStarts(Spread):
-    """Starts in pixels, each rounded to the nearest pixel, as nnU-Net spreads them."""
-
-    def _start(self, i: int) -> int:
-        return round(self.last / (self.number - 1) * i)
-
-    @property
-    def nearest(self) -> int:
-        """Smallest distance between neighbours; 0 for a single window."""
-        return min((b - a for a, b in pairwise(self)), default=0)
-
-
-def nearest_starts(size: int, tile: int) -> NearestStarts:
-    """Starts of windows half a tile apart or less; a tile of one pixel, as of a slice, starts at each."""
-    if size <= tile:
-        return NearestStarts(1, 0)
-    step = tile / 2 if tile > 1 else 1
-    return NearestStarts(math.ceil((size - tile) / step) + 1, size - tile)
-
-
-def axis_starts(size: int, tile: int, overlap: int, align: int) -> Starts:
-    """Starts of the windows along one axis, all multiples of ``align``.
-
-    Neighbours share at least ``overlap`` pixels; the last window ends less than ``align`` behind the case. A case that is
-    not larger than the tile has one window.
-    """
-    if size <= tile:
-        return Starts(1, 0, align)
-    last = -(-(size - tile) // align)
-    step = (tile - overlap) // align
-    return Starts(-(-last // step) + 1, last, align)
-
-
-@dataclass(frozen=True, slots=True)
 class Part:
     """A block of the windows of a cover, by their indices: ``first`` to ``stop`` per axis, half-open."""
 
@@ -362,46 +285,3 @@ class Cover:
     def _next_start(self, axis: int, i: int) -> int:
         starts = self.starts[axis]
         return starts[i + 1] if i + 1 < len(starts) else self.shape[axis]
-
-
-def reflected(window: Window, shape: tuple[int, ...]) -> tuple[Window, tuple[NDArray[np.intp], ...]]:
-    """The part of a case to read for a window, and per axis the indices of its pixels that the window shows.
-
-    Pixels beyond a border mirror those inside it as ``numpy.pad(mode="reflect")`` of the whole case does.
-    """
-    axes = [_reflected_axis(*axis) for axis in zip(window.start, window.stop, shape, strict=True)]
-    firsts, stops, indices = zip(*axes, strict=True)
-    return Window(firsts, stops), indices
-
-
-@lru_cache(maxsize=512)
-def _reflected_axis(start: int, stop: int, size: int) -> tuple[int, int, NDArray[np.intp]]:
-    """For one axis: the first pixel to read, the one behind the last, and the indices of the shown pixels."""
-    if start >= 0 and stop <= size:
-        return start, stop, np.arange(stop - start)
-    period = max(1, 2 * (size - 1))
-    index = np.arange(start, stop) % period
-    index = np.minimum(index, period - index) if size > 1 else index
-    first = int(index.min())
-    return first, int(index.max()) + 1, index - first
-
-
-def mirrored(values: NDArray[Any], axes: Sequence[NDArray[np.intp]]) -> NDArray[Any]:
-    """``values[..., *axes]`` for the axes of ``reflected``, 16 times as fast: the longest run is copied as such."""
-    for axis, index in enumerate(axes, -len(axes)):
-        first, stop = _longest_run(index)
-        if stop - first < max(len(index), values.shape[axis]):
-            lead: tuple[Any, ...] = (slice(None),) * (values.ndim + axis)
-            start = int(index[first])
-            run = values[(*lead, slice(start, start + stop - first))]
-            parts = [values[(*lead, index[:first])], run, values[(*lead, index[stop:])]]
-            values = np.concatenate([part for part in parts if part.shape[axis]], axis=axis)
-    return values
-
-
-def _longest_run(index: NDArray[np.intp]) -> tuple[int, int]:
-    """First position of the longest run of consecutive indices, and the one behind its last."""
-    ends = np.flatnonzero(np.diff(index) != 1) + 1
-    bounds = [0, *ends.tolist(), len(index)]
-    longest = int(np.argmax(np.diff(bounds)))
-    return bounds[longest], bounds[longest + 1]

@@ -15,7 +15,8 @@ from segpipe.formats.restricted import restricted
 from segpipe.formats.scenes.source import SceneSource
 from segpipe.formats.scope import Scope, scope_of
 from segpipe.formats.source import Source
-from segpipe.geometry.windows import Cover, Window, reflected
+from segpipe.geometry.reflection import reflected
+from segpipe.geometry.windows import Cover, Window
 from segpipe.inspect.facts import Valid
 from segpipe.overrides import Overrides
 

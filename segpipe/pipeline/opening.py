@@ -23,9 +23,10 @@ from segpipe.formats.unusual.values import Finding
 from segpipe.geometry.cropped_grids import CroppedGrids
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.nnunet_grids import NnunetGrids
+from segpipe.geometry.reflection import reflected
 from segpipe.geometry.regridding import Regridding
 from segpipe.geometry.weighting import Weights
-from segpipe.geometry.windows import Cover, Part, Window, reflected
+from segpipe.geometry.windows import Cover, Part, Window
 from segpipe.network.scaling import Scaling
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import AS_STORED, Overrides

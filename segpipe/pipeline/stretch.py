@@ -7,7 +7,8 @@ from itertools import product
 from segpipe.formats.neighbouring import Neighbouring
 from segpipe.formats.resampled import ReadWindow, Resampled
 from segpipe.formats.source import Invalid, Pixels, Source
-from segpipe.geometry.windows import Cover, Part, Window, reflected
+from segpipe.geometry.reflection import reflected
+from segpipe.geometry.windows import Cover, Part, Window
 
 ASKED_FOR = 12
 """Windows per request if pixels come over a network: 9 Mpx/s instead of 5 at 50 ms a request (measured, COG of 4 bands)."""

@@ -12,7 +12,8 @@ from segpipe.formats.case import Case
 from segpipe.formats.neighbouring import Neighbouring
 from segpipe.formats.resampled import Resampled
 from segpipe.formats.source import Invalid, Source
-from segpipe.geometry.windows import Cover, mirrored, reflected
+from segpipe.geometry.reflection import mirrored, reflected
+from segpipe.geometry.windows import Cover
 from segpipe.network.arrays import Array
 from segpipe.network.scaling import Scaling
 from segpipe.pipeline.ahead import ahead, tiles_ahead

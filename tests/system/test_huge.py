@@ -14,7 +14,9 @@ from networks import contract, pixelwise, toml
 from scenes import PATIENCE, SEGPIPE, Silent
 
 from segpipe.errors import ModelError
-from segpipe.geometry.windows import Cover, Tiling, axis_starts, reflected
+from segpipe.geometry.reflection import reflected
+from segpipe.geometry.starts import axis_starts
+from segpipe.geometry.windows import Cover, Tiling
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec

@@ -15,7 +15,8 @@ from segpipe.errors import InputError
 from segpipe.formats.case import EVERY_CASE, CaseSelection
 from segpipe.formats.cases import find_input
 from segpipe.formats.dicom import index
-from segpipe.formats.dicom.header import NotDicomError, read_header
+from segpipe.formats.dicom.elements import NotDicomError
+from segpipe.formats.dicom.header import read_header
 from segpipe.formats.dicom.index import find
 from segpipe.formats.dicom.names import cases_of, is_one, may_be
 from segpipe.formats.dicom.series import pack, unpack

@@ -8,8 +8,9 @@ from scipy.ndimage import gaussian_filter, zoom
 
 from segpipe.geometry.nnunet_grids import NnunetGrids, PlacedAxis, resized_shape, thick_axis
 from segpipe.geometry.regridding import grown
+from segpipe.geometry.starts import nearest_starts
 from segpipe.geometry.weighting import profile
-from segpipe.geometry.windows import Cover, Tiling, Window, nearest_starts
+from segpipe.geometry.windows import Cover, Tiling, Window
 from segpipe.pipeline.regrid import interpolated
 
 PLACED = (PlacedAxis(2, 9, 5, 1, 2), PlacedAxis(0, 6, 9, 0, 0), PlacedAxis(3, 11, 8, 2, 1))

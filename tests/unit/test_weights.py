@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from test_windows import axes
 
+from segpipe.geometry.starts import axis_starts
 from segpipe.geometry.weighting import GAUSSIAN_FLOOR, Weights, axis_profiles, profile
-from segpipe.geometry.windows import Cover, Tiling, axis_starts
+from segpipe.geometry.windows import Cover, Tiling
 
 BLENDS = ["gaussian", "cosine", "linear", "constant", "crop"]
 

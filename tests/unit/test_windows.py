@@ -4,7 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segpipe.errors import SettingsError
-from segpipe.geometry.windows import Cover, Tiling, Window, axis_starts, mirrored, reflected
+from segpipe.geometry.reflection import mirrored, reflected
+from segpipe.geometry.starts import axis_starts
+from segpipe.geometry.windows import Cover, Tiling, Window
 
 
 @st.composite

@@ -15,7 +15,8 @@ import numpy as np
 
 from segpipe.errors import case_errors
 from segpipe.formats.case import Case, CaseSelection, FamilyCases
-from segpipe.formats.dicom.header import Header, NotDicomError, read_header
+from segpipe.formats.dicom.elements import NotDicomError
+from segpipe.formats.dicom.header import Header, read_header
 from segpipe.formats.dicom.names import has_suffix
 from segpipe.formats.dicom.series import Frame, Series, pack
 

@@ -1,4 +1,4 @@
-"""Frames of a header: attributes of plain files, and of functional groups, where each frame's own come before shared ones."""
+"""Frames of a header: attributes of plain files, and of functional groups; each frame's own come before shared ones."""
 
 import io
 

@@ -78,8 +78,7 @@ class _Places:
 
 def _meeting(output: Store, places: _Places, rule: OverlapRule) -> Neighbourhood:
     """The cases that may share ground with another one; of the others, nothing more is read."""
-    near = meeting(np.reshape(places.extents, (-1, 2, 3)))
-    chosen = [k for k, others in enumerate(near) if others]
+    chosen = [k for k, others in enumerate(meeting(np.reshape(places.extents, (-1, 2, 3)))) if others]
     cases = [_finished(output, places.names[k]) for k in chosen]
     return Neighbourhood.of(output, cases, [places.extents[k] for k in chosen], rule)
 

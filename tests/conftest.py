@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,10 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 LONGEST = [
     "kills",
     "signals",
-    "mutants",
-    "night",
     "cluster",
+    "night",
     "retries",
+    "mutants",
     "kubernetes",
     "export",
     "s3",
@@ -72,7 +73,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 ONE_BY_ONE = {"test_families"}
-"""Files whose tests share nothing and take long: they fill what the others leave, and so are given out last."""
+"""Files whose tests share nothing and take long: they fill what the others leave."""
+BETWEEN = (1.5, 2.5, 3.5, len(LONGEST) + 1)
+"""Their places: at the end, and between the first files, which wait for processes and leave a processor to them."""
 
 
 class _Scheduling(LoadFileScheduling):  # type: ignore[misc]
@@ -184,7 +187,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     absent = {name for name, there in needed.items() if any(name in item.keywords for item in items) and not there()}
     places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
     kept = [item for item in items if not absent & set(item.keywords)]
-    items[:] = sorted(kept, key=lambda item: (item.path.stem in ONE_BY_ONE, places.get(item.path.stem, len(places))))
+    turns = cycle(BETWEEN)
+    items[:] = sorted(
+        kept, key=lambda item: next(turns) if item.path.stem in ONE_BY_ONE else places.get(item.path.stem, len(places))
+    )
 
 
 def _has_gpu() -> bool:

@@ -25,14 +25,7 @@ def survey_of_tables(samples: Path, strata: Path, reference: str) -> Survey:
     Raises:
         InputError: one of them cannot be read, or they do not belong together.
     """
-    head, *rows = read_rows(strata)
-    names = _column(strata, head, rows, STRATUM)
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"{strata} must have each stratum once, and {twice[0]} is there twice")
-    measured = _measured(head) or AREA
-    pixels, areas = (_numbers(strata, head, rows, name) for name in (PIXELS, measured))
-    if (pixels != np.floor(pixels)).any():
-        raise InputError(f"{strata}: {PIXELS} must be whole numbers, got {pixels[pixels != np.floor(pixels)][0]:g}")
+    names, pixels, areas, measured = _strata(strata)
     head, *rows = read_rows(samples)
     mapped, labels = (_column(samples, head, rows, name) for name in (MAP, reference))
     stratum = np.array([_known(samples, name, names) for name in _column(samples, head, rows, STRATUM)])
@@ -59,6 +52,19 @@ def survey_of_tables(samples: Path, strata: Path, reference: str) -> Survey:
         ids=(),
         method=method,
     )
+
+
+def _strata(path: Path) -> tuple[list[str], Float, Float, str]:
+    """Names of the strata, their numbers of pixels and their areas, and the column of these."""
+    head, *rows = read_rows(path)
+    names = _column(path, head, rows, STRATUM)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"{path} must have each stratum once, and {twice[0]} is there twice")
+    measured = _measured(head) or AREA
+    pixels, areas = (_numbers(path, head, rows, name) for name in (PIXELS, measured))
+    if (pixels != np.floor(pixels)).any():
+        raise InputError(f"{path}: {PIXELS} must be whole numbers, got {pixels[pixels != np.floor(pixels)][0]:g}")
+    return names, pixels, areas, measured
 
 
 def _measured(head: Sequence[str]) -> str | None:

@@ -22,6 +22,7 @@ def check(contract: "Contract") -> None:
         _check_length(contract, key)
     _check_normalization(contract)
     _check_limits(contract)
+    _check_ranges(contract)
     _check_statistics(contract)
     _check_neighbours(contract)
     _check_inputs(contract)
@@ -82,7 +83,7 @@ def _check_percentiles(contract: "Contract", key: str) -> None:
         raise ValueError(f"{key} must be [low, high] from 0 to 100, got {list(given)}")
 
 
-def _check_statistics(contract: "Contract") -> None:
+def _check_ranges(contract: "Contract") -> None:
     _check_percentiles(contract, "clip_percentiles")
     _check_percentiles(contract, "range_percentiles")
     if contract.range_percentiles is not None and "minmax" not in contract.normalizations:
@@ -95,6 +96,9 @@ def _check_statistics(contract: "Contract") -> None:
             "one of clip_percentiles, which cuts pixels off, and range_percentiles, which keeps them, is the range of "
             "minmax, got both: leave one out"
         )
+
+
+def _check_statistics(contract: "Contract") -> None:
     if (contract.epsilon or contract.statistics_of == "case") and not contract.is_measured:
         raise ValueError(
             'statistics_of and epsilon are for statistics of each case: normalize = "zscore" or "minmax", or '

@@ -183,22 +183,18 @@ def _clipped(contract: Contract) -> list[dict[str, Any]]:
 
 def _case_scaling(contract: Contract) -> dict[str, Any]:
     """Scaling by the image's own statistics, which MLM's z-score and min-max cannot express: they need numbers."""
+    kinds = " or ".join(dict.fromkeys(contract.normalizations))
     return {
         "type": "processing",
         "format": "segpipe",
         "expression": contract.model_dump(mode="json", include=_CASE_SCALING),
-        "description": f"clip(pixel * scale + offset), then {_kinds(contract)} per channel over the image's valid pixels",
+        "description": f"clip(pixel * scale + offset), then {kinds} per channel over the image's valid pixels",
     }
 
 
 _CASE_SCALING = {"scale", "offset", "clip", "window", "clip_percentiles", "range_percentiles", "normalize"} | {
     *("statistics_over", "statistics_of", "epsilon"),
 }
-
-
-def _kinds(contract: Contract) -> str:
-    """The kinds of normalisation, each once."""
-    return " or ".join(dict.fromkeys(contract.normalizations))
 
 
 def _classes(contract: Contract) -> list[dict[str, Any]]:

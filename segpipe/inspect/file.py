@@ -46,22 +46,24 @@ def inspect_file(settings: Settings) -> Facts:
         return inspect_volume(file, settings, alone=alone)
     with gdal_options():
         if _is_model(file):
-            _refuse(
-                file,
-                {
-                    "--model": not alone,
-                    "--bands": settings.bands,
-                    "--crs": settings.crs,
-                    "--nodata": settings.nodata is not None,
-                    "--ignore-alpha": settings.ignore_alpha,
-                    "--validity": settings.validity,
-                    "--aoi": settings.aoi,
-                },
-                "a raster or a volume is inspected, and this is a model: leave it out",
-            )
+            _refuse_for_model(file, settings, alone)
             return inspect_model(settings)
         _refuse_without_model(file, settings, alone, "a raster")
         return inspect_raster(file, settings, alone=alone)
+
+
+def _refuse_for_model(file: str, settings: Settings, alone: bool) -> None:
+    """Refuse flags that describe pixels, for a file that has none."""
+    given = {
+        "--model": not alone,
+        "--bands": settings.bands,
+        "--crs": settings.crs,
+        "--nodata": settings.nodata is not None,
+        "--ignore-alpha": settings.ignore_alpha,
+        "--validity": settings.validity,
+        "--aoi": settings.aoi,
+    }
+    _refuse(file, given, "a raster or a volume is inspected, and this is a model: leave it out")
 
 
 def _refuse_without_model(file: str, settings: Settings, alone: bool, what: str) -> None:

@@ -1,16 +1,13 @@
 """The order in which cases count by a rule, and which of them meet."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 
 import numpy as np
 
 from segpipe.choices import OverlapRule
 from segpipe.errors import OverlapError
-from segpipe.formats.registry import OpenMask
 from segpipe.geometry.extents import are_apart, meeting
 from segpipe.geometry.grid import Float
 from segpipe.messages.printable import printable
@@ -102,15 +99,9 @@ def _stack(output: Store, cases: Sequence[FinishedCase], ranks: Sequence[int], k
         shape=first.shape,
         nodata=[case.nodata for case in cases],
         ranks=np.array(ranks),
-        opening=partial(_opened, output, cases),
+        opening=lambda position: opened_both(output, cases[position]),
         kept=kept,
     )
-
-
-def _opened(
-    output: Store, cases: Sequence[FinishedCase], position: int
-) -> AbstractContextManager[tuple[OpenMask, OpenMask]]:
-    return opened_both(output, cases[position])
 
 
 def check(cases: Sequence[FinishedCase], rule: OverlapRule) -> None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from segpipe.geometry.grid import MM3_PER_ML
 from segpipe.results.areas import rounded
-from segpipe.results.schema import Amount, Record
+from segpipe.results.schema import Record
 
 ADDED_UP = 10_000
 """Maximum number of cases whose records a run reads again at its end, to add them up; it takes about a second."""
@@ -73,7 +73,7 @@ class Totals:
         for record in records:
             unit = unit or (record.valid.unit if record.valid.unit in UNITS else None)
             measured = measured and record.valid.unit == unit
-            valid = valid.plus(record.valid.pixels, _area(record.valid, unit))
+            valid = valid.plus(record.valid.pixels, record.valid.area if record.valid.unit == unit else None)
             for row in record.areas:
                 name, area = row["class_name"], row["area"] if row["unit"] == unit else None
                 classes[name] = classes.get(name, Sum()).plus(row["pixels"], area)
@@ -104,10 +104,6 @@ class Totals:
     def amount(self, one: Sum) -> str:
         """An area as text, or pixels if not every case has one."""
         return f"{self.unit.text(one.area)} {self.unit.symbol}" if self.measured else f"{one.pixels:,} px"
-
-
-def _area(amount: Amount, unit: str | None) -> float | None:
-    return amount.area if amount.unit == unit else None
 
 
 class StatedSum(BaseModel):

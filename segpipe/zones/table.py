@@ -108,7 +108,7 @@ class ZoneTotals:
         return [*self.zones.problems[k], *self._misplaced(k)]
 
     def _misplaced(self, k: int) -> Iterator[str]:
-        if self._is_empty(k):
+        if self.zones.shapes[k].is_empty:
             return
         if self.lost[k]:
             yield "beyond the projection of a case"
@@ -118,9 +118,6 @@ class ZoneTotals:
             yield "partly outside"
         if self.cases[k] and self.pixels[k] < 1:
             yield "smaller than a pixel"
-
-    def _is_empty(self, k: int) -> bool:
-        return bool(self.zones.shapes[k].is_empty)
 
 
 def columns_of(classes: Classes) -> list[tuple[str, str]]:

@@ -130,7 +130,7 @@ def _load(folder: Path, config: Any, classes: int | None, trust_pickle: bool) ->
     lost = {what: sorted(set(report[f"{what}_keys"]) - set(replaced)) for what in ("missing", "unexpected")}
     if any(lost.values()) or (replaced and classes is None):
         raise ExportError(_keys_message(folder, lost, replaced if classes is None else []))
-    return network, _replaced(replaced)
+    return network, (f"new untrained head: {listed(replaced)}",) if replaced else ()
 
 
 def _keys_message(folder: Path, lost: Mapping[str, list[str]], mismatched: list[str]) -> str:
@@ -141,10 +141,6 @@ def _keys_message(folder: Path, lost: Mapping[str, list[str]], mismatched: list[
 def listed(keys: list[str]) -> str:
     """List the first ten keys, and the number of others."""
     return ", ".join(keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
-
-
-def _replaced(keys: list[str]) -> tuple[str, ...]:
-    return (f"new untrained head: {listed(keys)}",) if keys else ()
 
 
 def _combined(network: nn.Module, folder: Path) -> nn.Module:

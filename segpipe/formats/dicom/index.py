@@ -275,7 +275,7 @@ def _is_chosen(series: Series, text: str | None) -> bool:
 
 def _cases(volumes: Sequence[_Volume], choice: CaseSelection) -> Iterator[Case]:
     """A case per volume, with a name and a path of its own."""
-    name_of: Callable[[_Volume], str] = _uid_name if choice.names == "uid" else _path_name
+    name_of: Callable[[_Volume], str] = (lambda volume: volume.series.uid) if choice.names == "uid" else _path_name
     named = sorted(((name_of(volume), volume) for volume in volumes), key=lambda pair: (pair[0], _order(pair[1])))
     for name, group in groupby(named, key=lambda pair: pair[0]):
         sharing = [volume for _, volume in group]
@@ -300,10 +300,6 @@ def _path_name(volume: _Volume) -> str:
         return _plain(volume.names[0])
     path = volume.series.frames[0].path
     return volume.folder or os.path.basename(os.path.dirname(os.path.realpath(path))) or NAME  # noqa: PTH119, PTH120
-
-
-def _uid_name(volume: _Volume) -> str:
-    return volume.series.uid
 
 
 def _distinguished(name: str, volumes: Sequence[_Volume]) -> list[str]:

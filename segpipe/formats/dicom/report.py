@@ -82,7 +82,9 @@ def measurement_report(
         content=content[0],
         series_instance_uid=author.series_uid(reference, "SR"),
         series_number=NUMBER + reference.number,
-        sop_instance_uid=author.uid(reference, "SR", segmentation.SOPInstanceUID, author.title, _text(listed)),
+        sop_instance_uid=author.uid(
+            reference, "SR", segmentation.SOPInstanceUID, author.title, json.dumps([*map(dict, listed)])
+        ),
         instance_number=1,
         is_complete=True,
         is_final=False,
@@ -117,10 +119,6 @@ def _context(author: Authorship) -> sr.ObservationContext:
         serial_number=author.model[:16],
     )
     return sr.ObservationContext(observer_device_context=sr.ObserverContext(codes.DCM.Device, device))
-
-
-def _text(lesions: Sequence[Lesion]) -> str:
-    return json.dumps([*map(dict, lesions)])
 
 
 @dataclass(frozen=True, slots=True)

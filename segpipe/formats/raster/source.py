@@ -129,13 +129,10 @@ class RasterSource:
 
     def _opened(self) -> DatasetReader:
         with self._explained(), source_errors(f"{self._path} cannot be opened", self.files):
-            dataset = self._open()
+            dataset = open_raster(self._path, remote=self._remote)
             self._threads = decoders()  # drivers read this setting when they open a file
             take_exif(dataset)
             return dataset
-
-    def _open(self) -> DatasetReader:
-        return open_raster(self._path, remote=self._remote)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

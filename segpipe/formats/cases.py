@@ -1,5 +1,7 @@
 """Find the cases of a run: files, folders, globs, lists and GDAL paths become named cases."""
 
+import glob
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -74,9 +76,12 @@ def find_input(inputs: Sequence[str], choice: CaseSelection = EVERY_CASE) -> Fou
         InputError: an input does not exist, or contains no case.
     """
     search = Search(choice=choice)
-    found = [_found(text, search) for text in inputs]
-    # a single input needs no table, which would be larger than the cases; of several inputs the first names a path
-    cases = found[0] if len(found) == 1 else list({c.path: c for own in reversed(found) for c in reversed(own)}.values())
+    named = [_named_by(text, search) for text in inputs]
+    grouped = list(_families(search))  # of all inputs together, as files of one series may lie in several
+    _check_found(named, grouped, search)
+    cases = [*(case for one in named for case in one.cases), *grouped]
+    if len(named) > 1:  # a single input needs no table, which would be larger than the cases
+        cases = list({case.path: case for case in reversed(cases)}.values())  # the first input names a path
     cases.sort(key=attrgetter("name"))
     cases = [case for case, before in zip(cases, [None, *cases], strict=False) if case != before]  # listed twice
     others = count_left_out(search.others, cases)
@@ -109,27 +114,60 @@ def _named(cases: list[Case], search: Search) -> list[Case]:
     return cases
 
 
-def _found(text: str, search: Search) -> list[Case]:
-    before = len(search.listing.problems)
-    found = [*expand(text, search), *_families(search)]
-    if not found and (problems := search.listing.problems[before:]):
-        raise InputError(problems[0])
-    if not found and is_safe_folder(text):
-        raise InputError(
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What one input names."""
+
+    text: str
+    cases: list[Case]
+    claimed: set[str]
+    """Paths of the files that formats claim in order to find cases in them."""
+    problem: str | None
+    """A folder that could not be read."""
+
+
+def _named_by(text: str, search: Search) -> _Named:
+    before, problems = {name: len(files) for name, files in search.claimed.items()}, len(search.listing.problems)
+    cases = list(expand(text, search))
+    claimed = {path for name, files in search.claimed.items() for _, path in files[before.get(name, 0) :]}
+    return _Named(text, cases, claimed, next(iter(search.listing.problems[problems:]), None))
+
+
+def _check_found(named: Sequence[_Named], grouped: Sequence[Case], search: Search) -> None:
+    """Check that every input has a case.
+
+    Raises:
+        InputError: one has none.
+    """
+    lacking = [one for one in named if not one.cases]
+    if len(named) == 1:
+        lacking = lacking if not grouped else []
+    elif lacking:
+        taken = {file for case in grouped for file in (case.path, *FORMATS[case.format].files(case))}
+        lacking = [one for one in lacking if not one.claimed & taken]
+    for one in lacking:
+        raise InputError(one.problem or _nothing(one.text, search))
+
+
+def _nothing(text: str, search: Search) -> str:
+    """The message for an input without a case."""
+    if is_safe_folder(text):
+        return (
             f"a .SAFE folder must have the metadata of its product, MTD_MSIL1C.xml or MTD_MSIL2A.xml, and {text} holds "
             "nothing that can be read: download or unpack the product again"
         )
-    if not found:
-        left = {**count_left_out(search.others, []), **search.left_out}
-        held = f", and this one holds {listed(left)}" if left else ""
-        suffixes = " ".join(sorted(search.known))
-        raise InputError(f"no raster or volume found in {text}: a folder is searched for {suffixes}{held}")
-    return found
+    if not is_remote(text) and (folder := next(filter(os.path.isdir, glob.iglob(text)), None)) not in (None, text):
+        return f"a glob takes files, and {text} matches folders, such as {folder}: end it with /** for the files in them"
+    left = {**count_left_out(search.others, []), **search.left_out}
+    held = f", and this one holds {listed(left)}" if left else ""
+    suffixes = " ".join(sorted(search.known))
+    return f"no raster or volume found in {text}: a folder is searched for {suffixes}{held}"
 
 
 def _families(search: Search) -> Iterator[Case]:
     """Yield the cases that formats find among the files that they claimed."""
-    for name, files in search.claimed.items():
+    for name, claimed in search.claimed.items():
+        files = list({path: (below, path) for below, path in reversed(claimed)}.values())[::-1]  # each once
         found = FamilyCases()
         with case_errors(files[0][1]) as caught:  # an unforeseen error in one format does not end the whole search
             found = find_in_family(name, files, search.choice)
@@ -139,7 +177,6 @@ def _families(search: Search) -> Iterator[Case]:
         search.errors.update(found.errors)
         search.left_out.update(found.left_out)
         search.others += found.others
-    search.claimed = {}
 
 
 def _of_channels(cases: list[Case], channels: Channels, search: Search) -> list[Case]:

@@ -181,14 +181,18 @@ def _listed(file: Path, search: Search) -> Iterator[Case]:
     search.errors.update(missing)
 
 
-def _of_entry(folder: Path, entry: str, search: Search) -> tuple[list[Case], str | None]:
+def _of_entry(place: Path, entry: str, search: Search) -> tuple[list[Case], str | None]:
     """The case of a line, if its format does not find it later, and why it cannot be done."""
-    path = folder / entry
+    path = place / entry
     if is_file(str(path)) or search.is_scene(str(path)):
         return list(_named(path.parent, path, search)), None
     if is_remote(entry):
         return [_remote(entry, search)], malformed(entry)
-    return [search.case(path.name, plain_path(str(path)))], f"the input must exist, got {entry}"
+    folder = os.path.isdir(path)  # noqa: PTH112 - accepts text of any length
+    error = (
+        f"a list takes files, got the folder {entry}: give it to --input" if folder else f"the input must exist, got {entry}"
+    )
+    return [search.case(path.name, plain_path(str(path)))], error
 
 
 def _named(root: Path, file: Path, search: Search) -> Iterator[Case]:

@@ -121,6 +121,18 @@ def test_a_line_of_a_list_that_is_not_there_fails_alone(root):
     assert (done, failed) == (["good"], {"gone": f"{root}/l.txt line 3: the input must exist, got in/gone.tif"})
 
 
+def test_folders_in_a_list_or_for_a_glob_are_named_with_what_to_do(root):
+    (root / "l.txt").write_text("in/good.tif\nin\n")
+    assert run(root, root / "l.txt")[1] == {
+        "in": f"{root}/l.txt line 2: a list takes files, got the folder in: give it to --input"
+    }
+    with pytest.raises(
+        InputError, match=rf"a glob takes files, and .*/i\* matches folders, such as {root}/in: end it with /\*\*"
+    ):
+        find_input([f"{root}/i*"])
+    assert [case.name for case in find_input([f"{root}/i*/**"]).cases] == ["in/good"]
+
+
 def test_a_list_in_another_encoding_names_its_files(root):
     scene(root / "in" / f"{BYTES}.tif")
     (root / "l.txt").write_bytes(b"in/good.tif\nin/" + os.fsencode(BYTES) + b".tif\n")

@@ -230,6 +230,20 @@ def test_slices_that_are_named_one_by_one_are_one_case(tmp_path, how, monkeypatc
     assert [len(unpack(case.index).frames) for case in cases] == [1 if how == "files" else 6]
 
 
+def test_a_series_in_several_inputs_is_one_case(tmp_path):
+    files = sorted(dicoms.write(tmp_path / "CT").iterdir())
+    (tmp_path / "cd2").mkdir()
+    for path in files[3:]:
+        path.rename(tmp_path / "cd2" / path.name)
+    several = [tmp_path / "CT" / "*1.dcm", tmp_path / "CT", tmp_path / "cd2", tmp_path / "cd2" / files[4].name]
+    (case,) = found(*several).cases
+    assert (case.name, len(unpack(case.index).frames)) == ("CT", 6)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "README").touch()
+    with pytest.raises(InputError, match=f"no raster or volume found in {tmp_path}/none: .* holds 1 without suffix"):
+        found(*several, tmp_path / "none")
+
+
 def test_no_header_is_read_where_no_file_is_dicom(tmp_path, monkeypatch):
     monkeypatch.setattr(index, "find", lambda *_: pytest.fail("read"))
     (tmp_path / "README").write_text("no image")

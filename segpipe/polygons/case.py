@@ -13,7 +13,7 @@ from segpipe.geometry.windows import Window
 from segpipe.overlap.finished import Classes, are_independent
 from segpipe.overlap.shared import Shared
 from segpipe.polygons.corners import Nodes
-from segpipe.polygons.placement import Placement
+from segpipe.polygons.placement import OTHER_CRS, Placement
 from segpipe.polygons.regions import FinishedRegions, MaskRegions, MaskRows, RegionTable
 from segpipe.polygons.rings import rings_of
 from segpipe.polygons.rule import Rule
@@ -102,7 +102,7 @@ def features_of(case: CaseMask, rule: Rule, left: Unwritten) -> Iterator[Feature
             continue
         batches = _large(_finished(case, rule, band, lookup), rule, left)
         for table, shapes in _shaped(batches, case, rule):
-            _check(shapes, case.path)
+            _check(shapes, case)
             yield Features(table, shapes, known)
 
 
@@ -211,18 +211,24 @@ def _oriented(shapes: Shapes, placement: Placement) -> Shapes:
     return shapes if placement.turns_left else np.asarray(shapely.orient_polygons(shapes))
 
 
-def _check(shapes: Shapes, path: str) -> None:
-    """Check that polygons are valid; GEOS does not look at those with more than ``CHECKED`` vertices.
+def _check(shapes: Shapes, case: CaseMask) -> None:
+    """Check that polygons are whole, and valid; for that, GEOS does not look at those with more than ``CHECKED`` vertices.
 
     Along pixel edges all are, by the way in which corners are paired. In another CRS rounding could make one invalid.
     """
     import shapely
 
+    if case.placement.are_torn(shapes):
+        assert case.placement.crs is not None  # there is another CRS
+        raise InputError(
+            f"all polygons must lie within the map of {case.placement.crs.name}, and some of {case.path} go on at its other "
+            f"edge, or around a pole: {OTHER_CRS}"
+        )
     small = shapely.get_num_coordinates(shapes) <= CHECKED
     wrong = np.flatnonzero(small)[~shapely.is_valid(shapes[small])]
     if wrong.size:
         reason = shapely.is_valid_reason(shapes[wrong[0]])
         raise InputError(
-            f"all polygons must be valid, and in {path} {len(wrong)} are not ({reason}): name another CRS with --crs, or "
-            "leave --simplify out"
+            f"all polygons must be valid, and in {case.path} {len(wrong)} are not ({reason}): {OTHER_CRS}; or leave "
+            "--simplify out"
         )

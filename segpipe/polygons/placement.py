@@ -10,10 +10,16 @@ from pyproj import CRS, Transformer
 
 from segpipe.errors import InputError
 from segpipe.geometry.ground import Ground
+from segpipe.geometry.reference import CrsFacts
 from segpipe.polygons.corners import Nodes
 from segpipe.vectors.placing import longest_edge
+from segpipe.vectors.surfaces import Shapes
 
 TURN = 360.0
+NARROW = 1e6
+"""Metres: polygons that are no wider on a map do not run across it."""
+OTHER_CRS = "name another CRS with --crs, or write .gpkg in that of the masks, as GeoJSON has longitudes and latitudes"
+"""Mend of what a target CRS cannot hold."""
 
 Integers = NDArray[np.int64]
 Float = NDArray[np.float64]
@@ -69,10 +75,47 @@ class Placement:
         x, y = self._between.transform(x, y)
         if not np.isfinite(x).all() or not np.isfinite(y).all():
             name = "" if self.crs is None else self.crs.name
-            raise InputError(f"all polygons must have a place in {name}, and some have none: name another CRS with --crs")
+            raise InputError(f"all polygons must have a place in {name}, and some have none: {OTHER_CRS}")
         if self.crs is not None and self.crs.is_geographic:  # across the antimeridian longitudes go on
             x = x - TURN * np.rint((x - self._middle) / TURN)
         return np.stack([x, y], axis=1)
+
+    def are_torn(self, shapes: Shapes) -> bool:
+        """Whether polygons in the target have edges that run across its map, from one of its borders to another or around a
+        pole.
+
+        The middle of such an edge lies outside the ball of which its ends are a diameter, on a sphere.
+        """
+        import shapely
+
+        if self._between is None:
+            return False
+        sides = shapely.bounds(shapes) * self._target.metres
+        wide = (sides[:, 2:] - sides[:, :2]).max(axis=1) > NARROW
+        if not wide.any():
+            return False
+        _, points, (rings, *_) = shapely.to_ragged_array(shapes[wide])
+        one, other = points[:-1], points[1:]
+        a, b, c = (self._directions(xy) for xy in (one, other, (one + other) / 2))
+        with np.errstate(invalid="ignore"):  # infinite off the map
+            whole = np.linalg.norm(2 * c - a - b, axis=1) <= np.linalg.norm(b - a, axis=1)
+        whole[rings[1:-1] - 1] = True  # from one ring to the next
+        return not whole.all()
+
+    @cached_property
+    def _target(self) -> CrsFacts:
+        assert self.crs is not None
+        return CrsFacts(self.crs, self.crs.name)
+
+    def _directions(self, xy: Float) -> Float:
+        """Unit vectors, shape ``(points, 3)``, of points in the target."""
+        target = self._target
+        if target.is_plain:
+            lam, phi = xy.T * target.radians
+        else:
+            lam, phi = np.stack(target.to_lonlat.transform(*xy.T)) * target.geodetic_radians
+        with np.errstate(invalid="ignore"):
+            return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=1)
 
     @cached_property
     def _middle(self) -> float:

@@ -218,3 +218,34 @@ def test_a_place_that_the_target_does_not_have_is_refused() -> None:
     polar = pyproj.CRS("+proj=gnom +lat_0=-90")
     with pytest.raises(InputError, match=r"all polygons must have a place in .*, and some have none: name another CRS"):
         collected(case(random_labels(), target=polar))
+
+
+POLE = (Affine(500, 0, -7_000, 0, -500, 20_000), "EPSG:3413")
+"""Rows and columns around the north pole, which lies near an edge of them."""
+LINE = (Affine(0.01, 0, 179.5, 0, -0.01, 50), "EPSG:4326")
+"""Across the antimeridian."""
+TORN = {
+    "one around a pole": (np.zeros((80, 80), np.uint8), POLE, "EPSG:4326"),
+    "some beside a pole": (2 * (np.indices((80, 80)).sum(axis=0) % 2).astype(np.uint8), POLE, "EPSG:4326"),
+    "on a map that ends before the pole": (2 * (np.indices((80, 80)).sum(axis=0) % 2).astype(np.uint8), POLE, "EPSG:3857"),
+    "on a map that ends at the line": (2 * (np.indices((60, 95)).sum(axis=0) % 2).astype(np.uint8), LINE, "EPSG:6933"),
+}
+
+
+@pytest.mark.parametrize("name", TORN)
+@pytest.mark.parametrize("rule", [Rule(), Rule(simplify=1)])
+def test_polygons_that_run_across_the_map_are_refused(name: str, rule: Rule) -> None:
+    """Valid as they may be, they would cover ground that is not theirs, and leave out some of their own."""
+    labels, place, target = TORN[name]
+    assert shapely.is_valid(collected(case(labels, *place))[0]).all()
+    with pytest.raises(
+        InputError, match=r"within the map of .* go on at its other edge, or around a pole: name another CRS"
+    ):
+        collected(case(labels, *place, target=pyproj.CRS(target)), rule)
+
+
+@pytest.mark.parametrize("target", ["EPSG:4326", "EPSG:3338"])
+def test_polygons_across_the_antimeridian_are_whole_where_the_map_goes_on(target: str) -> None:
+    found = collected(case(random_labels((60, 95)), *LINE, target=pyproj.CRS(target)))[0]
+    west, _, east, _ = shapely.total_bounds(found)
+    assert east - west < (1 if target == "EPSG:4326" else 90_000)

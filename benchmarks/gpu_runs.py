@@ -171,9 +171,9 @@ def bare_seconds(spec: Any, seconds: float) -> float:
     """Of one tile, in full batches that lie on the device: the network alone, best of three."""
     import torch
 
-    from segpipe.pipeline.infer import load
+    from segpipe.pipeline.infer import load_model
 
-    model: Any = load(spec)
+    model: Any = load_model(spec)
     with model.arrays.here():
         image = torch.randn(spec.batch_shape, device=model.streams.device)
         (network,) = model.networks

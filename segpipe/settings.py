@@ -357,9 +357,9 @@ class Settings(BaseModel):
     def _known(cls, value: str | None) -> str | None:
         if value is not None:
             from segpipe.geometry.raster_grid import parse_crs
-            from segpipe.process.environment import settle
+            from segpipe.process.environment import clean_environment
 
-            settle()
+            clean_environment()
             parse_crs(value)
         return value
 

@@ -1,4 +1,4 @@
-"""``segpipe sample`` and ``segpipe estimate``: what their flags mean."""
+"""``segpipe sample``, ``estimate``, ``evaluate`` and ``compare``: what their flags mean."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,7 @@ import numpy as np
 from segpipe.accuracy.allocation import Allocation, allocate, needed_size
 from segpipe.accuracy.design import design_of
 from segpipe.accuracy.draw import draw
-from segpipe.accuracy.estimate import Design, Level
-from segpipe.accuracy.estimate import estimate as estimated
+from segpipe.accuracy.estimate import Design, Level, estimate
 from segpipe.accuracy.estimators import Integers
 from segpipe.accuracy.matrix import read_matrix
 from segpipe.accuracy.overlaps import overlapping
@@ -46,10 +45,10 @@ class EstimateData:
         return self.design == "simple"
 
 
-def estimate(*, output: Path | None, json: bool, level: float | None, intervals: str | None, **source: Any) -> int:
+def estimate_command(*, output: Path | None, json: bool, level: float | None, intervals: str | None, **source: Any) -> int:
     """Print estimates, and write them where ``output`` says so."""
     wanted = _level(level, intervals)
-    found = estimated(_design(EstimateData(**source)), wanted)
+    found = estimate(_design(EstimateData(**source)), wanted)
     paths = write_estimates(found, output) if output else []
     if json:
         click.echo(as_json(found))
@@ -109,7 +108,7 @@ class Sizes:
             raise SettingsError("--expect is for --standard-error: with --size leave it out")
 
 
-def sample(place: str, output: Path, *, seed: int | None, show_map: bool, overwrite: bool, **sizes: Any) -> int:
+def sample_command(place: str, output: Path, *, seed: int | None, show_map: bool, overwrite: bool, **sizes: Any) -> int:
     """Draw a sample, and write its points and their design."""
     wanted = Sizes(**sizes)
     _check_target(output, overwrite=overwrite)
@@ -183,12 +182,12 @@ def expectations(text: str | None, classes: tuple[str, ...]) -> list[float]:
     return [named.get(name, other) for name in classes]
 
 
-def evaluate(*, output: Path | None, json: bool, **flags: Any) -> int:
+def evaluate_command(*, output: Path | None, json: bool, **flags: Any) -> int:
     """Print an evaluation, and write it where ``output`` says so; 1 if a case failed."""
     from segpipe.accuracy import show_evaluation
-    from segpipe.accuracy.evaluate import evaluate as evaluated
+    from segpipe.accuracy.evaluate import evaluate
 
-    found = evaluated(_task(**flags))
+    found = evaluate(_task(**flags))
     paths = show_evaluation.write_evaluation(found, output) if output else []
     if json:
         click.echo(show_evaluation.as_json(found))
@@ -207,13 +206,12 @@ def _task(*, labels: str, reference: Path, **more: Any) -> Any:
     return EvaluateTask(labels, reference, **given)
 
 
-def compare(*, first: str, second: str, output: Path | None, map_classes: Path | None, json: bool) -> int:
+def compare_command(*, first: str, second: str, output: Path | None, map_classes: Path | None, json: bool) -> int:
     """Print a comparison of two runs, and write it where ``output`` says so; 1 if a case failed."""
     from segpipe.accuracy import show_changes
-    from segpipe.accuracy.compare import CompareTask
-    from segpipe.accuracy.compare import compare as compared
+    from segpipe.accuracy.compare import CompareTask, compare
 
-    found = compared(CompareTask(first, second, output, map_classes))
+    found = compare(CompareTask(first, second, output, map_classes))
     paths = show_changes.write_changes(found, output) if output else []
     if json:
         click.echo(show_changes.as_json(found))

@@ -24,7 +24,7 @@ from segpipe.pipeline.agreement import compare_engine
 from segpipe.pipeline.decide import Boxes
 from segpipe.pipeline.decision import CONFIDENCE_NODATA, Decision
 from segpipe.pipeline.infer import LoadedModel as Network
-from segpipe.pipeline.infer import load as open_model
+from segpipe.pipeline.infer import load_model as open_model
 from segpipe.pipeline.model_check import try_out
 from segpipe.pipeline.read import Reading
 from segpipe.pipeline.run import segmented

@@ -14,7 +14,7 @@ from segpipe.overlap.finished import FinishedCase
 from segpipe.overlap.index import SUFFIX, IndexedMask, is_possible, write_index
 from segpipe.overlap.mosaic import MosaicPlan, plan_mosaic, write_mosaic
 from segpipe.overlap.mosaic_grid import GridRequest
-from segpipe.process.environment import settle
+from segpipe.process.environment import clean_environment
 from segpipe.results.records import records
 from segpipe.storage import Store
 from segpipe.storage.folder import DRAFTS, Folder
@@ -48,7 +48,7 @@ def make_mosaic(output: str | os.PathLike[str], task: MosaicTask) -> list[str]:
     Raises:
         SegpipeError: the output is not of a run, or is in use; its masks do not make one map; or this cannot be written.
     """
-    settle()
+    clean_environment()
     store = store_at(os.fspath(output)).settled()
     target, name = _target(task.target)
     _finished(store)  # refuse what is no run before a lock is written

@@ -17,7 +17,7 @@ from segpipe.jobs.status import LastRun, last_run
 from segpipe.jobs.summary import Summary
 from segpipe.messages.printable import printable
 from segpipe.overlap.totals import run_totals
-from segpipe.process.environment import settle
+from segpipe.process.environment import clean_environment
 from segpipe.results.records import mask_name, read_record
 from segpipe.results.schema import Record
 from segpipe.results.totals import UNITS, StatedTotals, Totals
@@ -159,7 +159,7 @@ class RunResult:
     def _totals(self) -> Totals:
         if self._stated is not None:
             return self._stated.totals()
-        settle()
+        clean_environment()
         return run_totals(self._store, [_case(name) for name in self.records], self._rule).totals()
 
     def open(self, case: str, *, confidence: bool = False) -> Labels:

@@ -20,7 +20,7 @@ from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import Prepared, prepare
 from segpipe.jobs.summary import Summary
 from segpipe.jobs.tasks import Halt, Outcome, Watcher
-from segpipe.jobs.trial import settle
+from segpipe.jobs.trial import choose_split
 from segpipe.jobs.worker_process import spare_worker
 from segpipe.messages.printable import printable
 from segpipe.network.spec import ModelSpec
@@ -80,7 +80,7 @@ def _settled(prepared: Prepared, host: RunHost) -> Prepared:
     """The run with the split of processors that is fastest here, after its notes."""
     for line in note_lines(prepared):
         host.note(printable(line))
-    run, plan = settle(prepared.run, prepared.plan, host.note)
+    run, plan = choose_split(prepared.run, prepared.plan, host.note)
     return replace(prepared, run=run, plan=plan)
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 from segpipe.api.results import masked_cases
-from segpipe.process.environment import settle
+from segpipe.process.environment import clean_environment
 from segpipe.storage import Store
 from segpipe.storage.lock import locked
 from segpipe.storage.ownership import ZONES
@@ -22,7 +22,7 @@ def measure_zones(output: str | os.PathLike[str], task: ZonesTask) -> list[str]:
     Raises:
         SegpipeError: the output is not of a run, or is in use, or the polygons cannot be used.
     """
-    settle()
+    clean_environment()
     store = store_at(os.fspath(output)).settled()
     masked_cases(store)  # refuse what is no run before a lock is written
     read = read_and_check(task, store)

@@ -21,6 +21,6 @@ def compare(json: bool, **flags: Any) -> int:
 
     Exits with 1 if a case could not be compared.
     """
-    from segpipe.accuracy.commands import compare as command
+    from segpipe.accuracy.commands import compare_command
 
-    return command(json=json, **flags)
+    return compare_command(json=json, **flags)

@@ -26,6 +26,6 @@ def estimate(json: bool, **flags: Any) -> int:
 
     Counting pixels of a map is biased; these areas are not, and have standard errors and confidence intervals.
     """
-    from segpipe.accuracy.commands import estimate as command
+    from segpipe.accuracy.commands import estimate_command
 
-    return command(json=json, **flags)
+    return estimate_command(json=json, **flags)

@@ -31,6 +31,6 @@ def evaluate(json: bool, **flags: Any) -> int:
 
     Exits with 1 if a case could not be compared.
     """
-    from segpipe.accuracy.commands import evaluate as command
+    from segpipe.accuracy.commands import evaluate_command
 
-    return command(json=json, **flags)
+    return evaluate_command(json=json, **flags)

@@ -208,7 +208,7 @@ def _run_with(settings: "Settings", dry_run: bool) -> int:
         from segpipe.terminal.chosen import settings_lines
         from segpipe.terminal.plan import print_left_out, print_plan
         from segpipe.terminal.profile import print_profile
-        from segpipe.terminal.progress import conclude, watcher
+        from segpipe.terminal.progress import print_conclusion, watcher
 
     prepared = prepare(settings, look=dry_run, age=age())
     for line in settings_lines(prepared, everything=logging.getLogger("segpipe").isEnabledFor(logging.INFO)):
@@ -222,7 +222,7 @@ def _run_with(settings: "Settings", dry_run: bool) -> int:
         print_left_out(prepared)
         return SOME_FAILED if any(own.plan.failed or own.problems for _, own in plans) else 0
     summary = execute(prepared, RunHost(watcher, lambda line: echo(line, err=True), signals.halting))
-    conclude(prepared, summary)
+    print_conclusion(prepared, summary)
     print_left_out(prepared)
     print_profile(summary)
     if summary.interrupted:

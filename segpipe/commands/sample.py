@@ -30,6 +30,6 @@ def sample(run_output: str, **flags: Any) -> int:
 
     The points say nothing of the map. A file beside them, for segpipe estimate, has strata, classes and weights.
     """
-    from segpipe.accuracy.commands import sample as command
+    from segpipe.accuracy.commands import sample_command
 
-    return command(run_output, **flags)
+    return sample_command(run_output, **flags)

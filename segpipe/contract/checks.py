@@ -4,7 +4,7 @@ import operator
 from typing import TYPE_CHECKING
 
 from segpipe.contract.inputs import check_inputs
-from segpipe.contract.keys import MOST_CHANNELS, as_lists, listed, pairs, per_channel, repeated
+from segpipe.contract.keys import MOST_CHANNELS, as_lists, duplicates, listed, pairs, per_channel
 
 if TYPE_CHECKING:
     from segpipe.contract.contract import Contract
@@ -16,7 +16,7 @@ PER_CHANNEL = ("scale", "offset", "mean", "std", "clip", "window", "normalize", 
 _KINDS = {"normalize": "word", "statistics_over": "word", "clip": "pair", "window": "pair"}
 
 
-def check(contract: "Contract") -> None:
+def check_contract(contract: "Contract") -> None:
     """Check a contract whose keys are valid, each by itself."""
     for key in PER_CHANNEL:
         _check_length(contract, key)
@@ -198,7 +198,7 @@ def _check_task(contract: "Contract") -> None:
 def _check_classes(contract: "Contract") -> None:
     for what, values in (("ids", [c.id for c in contract.classes]), ("names", [c.name for c in contract.classes])):
         if len(set(values)) != len(values):
-            raise ValueError(f"class {what} must differ, got more than once: {listed(repeated(values))}")
+            raise ValueError(f"class {what} must differ, got more than once: {listed(duplicates(values))}")
     taken = sorted(c.channel for c in contract.classes)
     if contract.gives_labels:
         _check_label_values(contract, taken)
@@ -226,7 +226,9 @@ def _check_label_values(contract: "Contract", values: list[int]) -> None:
             f'threshold is for scores, and activation = "labels" has none, got {contract.threshold}: leave it out'
         )
     if len(set(values)) != len(values):
-        raise ValueError(f"label values of the classes, index or else id, must differ, got {listed(repeated(values))} twice")
+        raise ValueError(
+            f"label values of the classes, index or else id, must differ, got {listed(duplicates(values))} twice"
+        )
     if contract.task == "multilabel" and values != list(range(len(values))):
         raise ValueError(
             f"output channels of the classes must be 0 to {len(values) - 1}, each once, got {listed(values)}: "

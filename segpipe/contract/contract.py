@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from segpipe.contract.checks import PER_CHANNEL, check
+from segpipe.contract.checks import PER_CHANNEL, check_contract
 from segpipe.contract.inputs import ModelInput, over_dates
 from segpipe.contract.keys import (
     IMAGE_TOLERANCE,
@@ -184,7 +184,7 @@ class Contract(Keys):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        check(self)
+        check_contract(self)
         return self
 
     @property

@@ -128,7 +128,7 @@ class SegmentationClass(Keys):
         return self.id if self.index is None else self.index
 
 
-def repeated(values: Sequence[Any]) -> list[Any]:
+def duplicates(values: Sequence[Any]) -> list[Any]:
     """Values that occur more than once."""
     return [value for value, count in Counter(values).items() if count > 1]
 

@@ -29,7 +29,7 @@ from segpipe.export.settings import ExportSettings
 from segpipe.export.stride import Stride, measure_stride, named_stride
 from segpipe.export.terms import Terms, draw_up, read_terms
 from segpipe.export.tiles import Samples, Tiles, noise, random_tiles, raw_tiles, scene_samples
-from segpipe.export.verify import BATCHES, Verification, check, check_steady, compare
+from segpipe.export.verify import BATCHES, Verification, check_agreement, check_steady, compare
 from segpipe.geometry.layout import Layout
 from segpipe.network.device import open_session
 from segpipe.network.model_file import external_data, read_model
@@ -119,7 +119,7 @@ def write(traced: Traced, settings: ExportSettings, say: Say = LOG.info) -> Expo
             _save(topologically_sorted(proto), contract, settings, path)
         say(f"comparing with torch on {len(verification)} tiles")
         agreement = _compare(traced.scorer, path, verification, settings)
-        check(agreement, settings)
+        check_agreement(agreement, settings)
         figures = {**agreement.figures(), "shift_error": float(f"{traced.stride.error:.3g}")}
         figures |= {"output": network.scores} if network.scores else {}
         provenance = {**_origin(network, settings, proto), **contract.provenance, "verification": figures}

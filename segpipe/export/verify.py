@@ -130,7 +130,7 @@ def _worst(difference: NDArray[np.float64], wanted: Scores, found: Scores, unequ
     )
 
 
-def check(agreement: Verification, settings: ExportSettings) -> None:
+def check_agreement(agreement: Verification, settings: ExportSettings) -> None:
     """Check that an export agrees with its network.
 
     Raises:

@@ -25,7 +25,7 @@ Integers = NDArray[np.intp]
 Bools = NDArray[np.bool_]
 
 
-def turn_of(reference: CrsFacts) -> float:
+def wrap_length(reference: CrsFacts) -> float:
     """Length of a full turn along x in a CRS; 0 if x does not wrap around."""
     if reference.is_plain:
         return 2 * math.pi / reference.radians
@@ -41,7 +41,7 @@ class PixelsOf:
     def __init__(self, ground: Ground, shape: tuple[int, ...], between: Transformer | None, *, turns: bool = False) -> None:
         self._rows, self._between, self._turns = shape[0], between, turns or between is not None
         self._inverse: Affine = ~ground.transform
-        self._turn = turn_of(ground.reference)
+        self._turn = wrap_length(ground.reference)
         self._middle = float(ground.coordinates(np.array(shape[0] / 2), np.array(shape[1] / 2))[0])
 
     def __call__(self, xy: Float) -> Float:

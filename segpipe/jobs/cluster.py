@@ -15,7 +15,7 @@ from segpipe.jobs.tls import security
 from segpipe.jobs.worker_pool import WorkerPool
 from segpipe.network.device import gpus
 from segpipe.network.listed import spec_of_run
-from segpipe.process.environment import settle
+from segpipe.process.environment import clean_environment
 from segpipe.results.device_kind import device_kind
 from segpipe.results.records import Run
 from segpipe.settings import Settings
@@ -98,7 +98,7 @@ def _client_of(settings: Settings) -> "Client":
 
 def _worker_facts(settings: Settings) -> dict[str, Any]:
     """Versions, model and device of a worker, on which the bytes of masks depend."""
-    settle()
+    clean_environment()
     model = spec_of_run(settings)
     return {
         "segpipe": __version__,

@@ -13,7 +13,7 @@ from uuid import uuid4
 from segpipe.errors import ModelError, SegpipeError, WorkerError
 from segpipe.jobs.batch_system import read_cluster
 from segpipe.jobs.cluster import connected, dashboard
-from segpipe.jobs.dask_worker import ClientInfo, give_up, plugin_of, work
+from segpipe.jobs.dask_worker import ClientInfo, give_up, plugin_of, run_on_worker
 from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, failures, hung_reason, lost_reason, split_job
 from segpipe.jobs.planned import Plan
 from segpipe.jobs.task_queue import TaskQueue
@@ -122,7 +122,7 @@ class _Dispatcher:
 
     def _submit(self, task: Task, attempt: int) -> None:
         key = f"segpipe-{uuid4().hex}"
-        future = self._client.submit(work, key, task, self._run, self._plan.calls, self._info, key=key, pure=False)
+        future = self._client.submit(run_on_worker, key, task, self._run, self._plan.calls, self._info, key=key, pure=False)
         self._running[key] = _Running(task, future, attempt)
         future.add_done_callback(lambda done: self._ended.put(done.key))
 

@@ -14,12 +14,12 @@ from segpipe.formats.registry import release
 from segpipe.jobs.cluster import check_threads
 from segpipe.jobs.task_runner import TaskRunner, warnings_sent
 from segpipe.jobs.tasks import Result, Task
-from segpipe.pipeline.infer import LoadedModel, load
+from segpipe.pipeline.infer import LoadedModel, load_model
 from segpipe.results.records import Run
 from segpipe.storage.lock import NAME as LOCK
 from segpipe.storage.paths import is_remote
 from segpipe.timing.spans import ProcessRecord
-from segpipe.vectors.area import Area, AreaPolygons, polygons_of, remember
+from segpipe.vectors.area import Area, AreaPolygons, polygons_of, remember_area
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -95,7 +95,9 @@ def _reads(run: Run, lock: bytes) -> bool:
         time.sleep(0.2)
 
 
-def work(key: str, task: Task, run: Run, calls: int, client: ClientInfo) -> tuple[list[Result], ProcessRecord | None]:
+def run_on_worker(
+    key: str, task: Task, run: Run, calls: int, client: ClientInfo
+) -> tuple[list[Result], ProcessRecord | None]:
     """Run a task on a worker of Dask, with the model that the plugin has loaded for its run."""
     from distributed import get_worker
 
@@ -106,11 +108,11 @@ def work(key: str, task: Task, run: Run, calls: int, client: ClientInfo) -> tupl
         CHECKED.add(identity)
     worker.log_event(client.topic, {"began": key, "worker": worker.address})
     if identity in AREAS:
-        remember(*AREAS[identity])  # other runs may have had theirs meanwhile
+        remember_area(*AREAS[identity])  # other runs may have had theirs meanwhile
     runner = TaskRunner(
         *(run, calls),
         # if the plugin has failed, loading the model again raises the reason
-        model=lambda: MODELS.get(identity) or load(run.model),
+        model=lambda: MODELS.get(identity) or load_model(run.model),
         progress=lambda pixels: worker.log_event(client.topic, {"pixels": pixels}),
     )
     with warnings_sent(lambda text: worker.log_event(client.topic, {"warning": text})):
@@ -158,7 +160,7 @@ def keep(run: Run, identity: str, polygons: bytes | None) -> None:
     """Make this process know a run, before its first task."""
     if run.aoi is not None and polygons is not None:
         AREAS[identity] = run.aoi, AreaPolygons.unpacked(polygons)
-    MODELS[identity] = load(run.model)
+    MODELS[identity] = load_model(run.model)
 
 
 def forget(identity: str) -> None:

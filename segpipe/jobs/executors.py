@@ -10,7 +10,7 @@ from segpipe.jobs.processes import processes
 from segpipe.jobs.task_queue import TaskQueue
 from segpipe.jobs.tasks import Halt, Outcome, Watcher
 from segpipe.jobs.work import Context
-from segpipe.pipeline.infer import load
+from segpipe.pipeline.infer import load_model
 from segpipe.results.records import Run
 from segpipe.timing.spans import span
 
@@ -18,7 +18,7 @@ from segpipe.timing.spans import span
 def serial(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outcome]:
     """Run every job in this process, one after the other: the reference executor."""
     with span("model"):
-        queue, context = TaskQueue(plan, run), Context(run, load(run.model), plan.calls, watcher.progress)
+        queue, context = TaskQueue(plan, run), Context(run, load_model(run.model), plan.calls, watcher.progress)
     while queue and not halt.is_set() and not context.stop.is_set():
         task = queue.take()
         if not isinstance(task, Job):

@@ -116,7 +116,7 @@ class Plan:
 
     def jobs(self, run: Run) -> Iterator[Job]:
         """Yield jobs for the small cases."""
-        return group(self.small, self.workers, job_windows(run))
+        return group_into_jobs(self.small, self.workers, job_windows(run))
 
 
 def as_planned(case: Case, info: CaseInfo) -> PlannedCase:
@@ -138,7 +138,7 @@ def job_windows(run: Run) -> int:
     return max(1, JOB_WINDOWS // run.model.passes, JOB_BATCHES * run.model.batch // run.model.passes)
 
 
-def group(cases: Iterable[PlannedCase], workers: int, most: int) -> Iterator[Job]:
+def group_into_jobs(cases: Iterable[PlannedCase], workers: int, most: int) -> Iterator[Job]:
     """Group consecutive small cases into jobs of up to ``most`` windows, and no fewer jobs than suit the workers."""
     cases = list(cases)
     fair = -(-sum(case.windows for case in cases) // (workers * JOBS_PER_WORKER))

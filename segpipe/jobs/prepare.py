@@ -26,7 +26,7 @@ from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.agreement import compare_engine
 from segpipe.pipeline.memory import most_memory, refuse_large_tile
 from segpipe.pipeline.model_check import try_out
-from segpipe.process.environment import settle
+from segpipe.process.environment import clean_environment
 from segpipe.process.machine import processors
 from segpipe.results.records import Run
 from segpipe.results.refused import storable, without_reserved
@@ -73,7 +73,7 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0, only: C
     Raises:
         SegpipeError: the run cannot start; a bad case is a failure in the plan instead.
     """
-    settle()
+    clean_environment()
     begin(bool(settings.profile), age)
     with span("model"):
         spec = spec_of_run(settings)

@@ -74,7 +74,7 @@ class Trial:
         return f"calls x threads: {times}; {self.split} is taken"
 
 
-def settle(run: Run, plan: Plan, report: Callable[[str], None]) -> tuple[Run, Plan]:
+def choose_split(run: Run, plan: Plan, report: Callable[[str], None]) -> tuple[Run, Plan]:
     """Return the run and its plan with the split that is fastest here; unchanged where there is nothing to choose.
 
     Raises:
@@ -93,8 +93,8 @@ def settle(run: Run, plan: Plan, report: Callable[[str], None]) -> tuple[Run, Pl
     if trial is not None and trial.split in wanted:
         report(f"{trial}, as {file} says")
     elif _pays(run, plan):
-        trial = measure(run.model, wanted) if plan.threads == 1 else measure_in_turn(run.model, wanted)
-        remember(file, key, trial)
+        trial = time_splits(run.model, wanted) if plan.threads == 1 else time_in_turn(run.model, wanted)
+        store_trial(file, key, trial)
         report(str(trial))
     else:
         return run, plan
@@ -136,7 +136,7 @@ def _pays(run: Run, plan: Plan) -> bool:
     return needed < worker_memory(run.settings, plan.workers) / 2 and windows >= PAYS * plan.workers * plan.calls
 
 
-def measure(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:
+def time_splits(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:
     """Time splits in alternation on tiles in memory; only those whose scores equal the first one's, bit for bit.
 
     Args:
@@ -156,8 +156,8 @@ def measure(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:
     return Trial(fastest(seconds), medians)
 
 
-def measure_in_turn(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:
-    """As ``measure``, one split after the other, and one call of each: for a model whose scores fill the memory."""
+def time_in_turn(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:
+    """As ``time_splits``, one split after the other, and one call of each: for a model whose scores fill the memory."""
     tile, digests, seconds = _tile(spec), [], {}
     for split in wanted:
         model = HostModel(replace(spec, threads=split.threads))
@@ -235,7 +235,7 @@ def _split(calls: Any, threads: Any) -> Split:
     return Split(calls, threads)
 
 
-def remember(file: Path | None, key: str, trial: Trial) -> None:
+def store_trial(file: Path | None, key: str, trial: Trial) -> None:
     """Store a trial for later runs; if that fails, they measure again."""
     if file is None:
         return

@@ -31,10 +31,10 @@ from segpipe.jobs.orders import (
 from segpipe.jobs.task_runner import TaskRunner, warnings_sent
 from segpipe.jobs.tasks import Task
 from segpipe.network.session import close_kept
-from segpipe.pipeline.infer import LoadedModel, load, load_ahead
-from segpipe.process.environment import settle
+from segpipe.pipeline.infer import LoadedModel, load_ahead, load_model
+from segpipe.process.environment import clean_environment
 from segpipe.process.garbage import loading
-from segpipe.vectors.area import remember
+from segpipe.vectors.area import remember_area
 
 LOG = logging.getLogger("segpipe")
 
@@ -105,28 +105,28 @@ class Worker:
             self.report(Alive())
 
     def _load_ahead(self) -> None:
-        """Load more modules, and settle, while there is nothing to do: the first process may still try the model."""
+        """Load more modules, and clean the environment, in idle time: the first process may still try the model."""
         for name in AHEAD:
             if self._orders.empty():
                 with loading():
                     import_module(name)
         if self._orders.empty():
             with suppress(SegpipeError):  # a run will say so
-                _settle()
+                _clean_environment()
 
     def _prepare(self, setup: Setup) -> None:
         """Load the model; if that fails, each task raises the reason."""
         os.environ.update(setup.environment)
         if (polygons := setup.unpacked()) is not None and setup.run.aoi is not None:
-            remember(setup.run.aoi, polygons)
-        _settle()
+            remember_area(setup.run.aoi, polygons)
+        _clean_environment()
         with suppress(Exception):
-            self._model = load(setup.run.model)
+            self._model = load_model(setup.run.model)
         close_kept()
 
     def _runner(self, setup: Setup) -> TaskRunner:
         def model() -> LoadedModel:
-            return self._model or load(setup.run.model)
+            return self._model or load_model(setup.run.model)
 
         return TaskRunner(setup.run, setup.calls, model, lambda pixels: self.report(Pixels(pixels)))
 
@@ -141,11 +141,11 @@ class Worker:
         self._stop = stop
 
 
-def _settle() -> None:
-    """Settle the environment without a word: the first process has said which variables are not used."""
+def _clean_environment() -> None:
+    """Clean the environment without a word: the first process has said which variables are not used."""
     LOG.setLevel(logging.ERROR)
     try:
-        settle()
+        clean_environment()
     finally:
         LOG.setLevel(logging.NOTSET)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from segpipe.contract.keys import SegmentationClass, repeated
+from segpipe.contract.keys import SegmentationClass, duplicates
 from segpipe.errors import SettingsError
 from segpipe.storage.documents import DocumentError, read_toml, shortened
 from segpipe.storage.invalid import readable
@@ -118,7 +118,7 @@ def read_list(path: Path) -> ModelList:
 
 
 def _check_names(path: Path, models: ModelList) -> None:
-    if twice := repeated([entry.title.casefold() for entry in models.models]):
+    if twice := duplicates([entry.title.casefold() for entry in models.models]):
         raise SettingsError(
             f'{path}: names of models must differ, got "{twice[0]}" more than once: give each model another name = "..."'
         )
@@ -126,7 +126,7 @@ def _check_names(path: Path, models: ModelList) -> None:
 
 def _check_ids(path: Path, classes: Sequence[SegmentationClass]) -> None:
     for what, values in (("ids", [c.id for c in classes]), ("names", [c.name for c in classes])):
-        if twice := repeated(values):
+        if twice := duplicates(values):
             raise SettingsError(f"{path}: {what} of [[classes]] must differ, got {twice[0]} more than once: change one")
     for one in classes:
         if (one.id == 0) != is_background(one.name):

@@ -94,11 +94,11 @@ def resolve_engine(place: str, precision: Precision) -> Engine:
 
 def has_bf16(device: str) -> bool:
     """Whether OpenVINO computes in bf16 on a device, named as ``--device`` names it."""
-    place = place_of(device)
+    place = openvino_device(device)
     return place in _core().available_devices and _computes_in_bf16(place)
 
 
-def place_of(device: str) -> str:
+def openvino_device(device: str) -> str:
     """
     >>> place_of("openvino"), place_of("openvino:GPU.1")
     ('CPU', 'GPU.1')

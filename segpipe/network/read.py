@@ -17,7 +17,7 @@ from segpipe.network.fit import check_channels, check_scaling, choose, find_cont
 from segpipe.network.form import check_graph, is_quantised, may_drop
 from segpipe.network.model_file import check_lengths, digest, external_data, read_model
 from segpipe.network.newer import older_form
-from segpipe.network.openvino_session import Engine, Precision, place_of, resolve_engine
+from segpipe.network.openvino_session import Engine, Precision, openvino_device, resolve_engine
 from segpipe.network.scores_needed import check_scores_needed
 from segpipe.network.signature import TensorSpec, signature
 from segpipe.network.spec import Blended, ModelSpec
@@ -167,7 +167,7 @@ def _resolve_engine(settings: Settings, device: Kind, proto: onnx.ModelProto, pa
         )
     if device != "openvino":
         return None
-    return resolve_engine(place_of(settings.device), own if asked == "auto" else asked)
+    return resolve_engine(openvino_device(settings.device), own if asked == "auto" else asked)
 
 
 def check_unchanged(spec: ModelSpec) -> None:

@@ -12,7 +12,7 @@ from rasterio.crs import CRS
 from segpipe.errors import OverlapError
 from segpipe.geometry.extents import SAMPLES
 from segpipe.geometry.grid import Float
-from segpipe.geometry.lookup import turn_of
+from segpipe.geometry.lookup import wrap_length
 from segpipe.geometry.raster_grid import RasterGrid, parse_crs
 from segpipe.geometry.reference import CrsFacts, crs_name, horizontal
 from segpipe.messages.printable import printable
@@ -129,7 +129,7 @@ def _is_on(lattice: Affine, grid: RasterGrid) -> bool:
 
 def _bounds(grids: Sequence[RasterGrid], crs: CRS, lattice: Affine) -> Float:
     """Least and largest column and row of all grids in a lattice, ``(2, 2)``."""
-    turn, inverse, found = turn_of(CrsFacts(horizontal(crs), crs_name(crs))), ~lattice, []
+    turn, inverse, found = wrap_length(CrsFacts(horizontal(crs), crs_name(crs))), ~lattice, []
     outlines = [_ends(_outline(grid, crs), inverse, turn) for grid in grids]
     if turn:
         outlines = _unwrapped(outlines, turn)

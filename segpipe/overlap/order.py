@@ -44,7 +44,7 @@ class Neighbourhood:
             for k, others in enumerate(meeting(np.reshape(extents, (-1, 2, 3))))
         ]
         together = sorted(set(chain.from_iterable(near)))
-        check([cases[k] for k in together], rule)
+        check_overlap([cases[k] for k in together], rule)
         stacks = _stacks(output, cases, together) if rule == "confidence" else ()
         return cls(cases, near, _ranks(cases, rule), rule, stacks)
 
@@ -104,7 +104,7 @@ def _stack(output: Store, cases: Sequence[FinishedCase], ranks: Sequence[int], k
     )
 
 
-def check(cases: Sequence[FinishedCase], rule: OverlapRule) -> None:
+def check_overlap(cases: Sequence[FinishedCase], rule: OverlapRule) -> None:
     """Check that cases that share ground have what the rule needs.
 
     Raises:

@@ -139,7 +139,7 @@ def weighted(scores: Array, tile: Tile, arrays: Arrays) -> Array:
     return scores
 
 
-def load(spec: ModelSpec) -> LoadedModel:
+def load_model(spec: ModelSpec) -> LoadedModel:
     """Load the model that a run was planned with.
 
     Raises:

@@ -7,7 +7,6 @@ from operator import attrgetter
 
 from segpipe.formats.case import Case
 from segpipe.pipeline.blend import blend
-from segpipe.pipeline.confined import confined
 from segpipe.pipeline.decide import Boxes, beside_writer, decide
 from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.infer import LoadedModel, infer
@@ -15,6 +14,7 @@ from segpipe.pipeline.read import Reading, read
 from segpipe.pipeline.regrid import regrid
 from segpipe.pipeline.tiles import batches, tiles
 from segpipe.pipeline.votes import Votes
+from segpipe.pipeline.within_scope import within_scope
 
 
 def segmented(  # noqa: PLR0913 - two of them say what boxes include
@@ -39,5 +39,5 @@ def segmented(  # noqa: PLR0913 - two of them say what boxes include
             blended = blend(own, arrays, Votes(decision) if audit else None)
             winners = decision.only_winners(confidence=confidence, audit=audit)
             own_grid = regrid(blended, arrays, nearest=decision.contract.gives_labels, winners=winners)
-            boxes = decide(confined(own_grid, arrays), decision, confidence=confidence)
+            boxes = decide(within_scope(own_grid, arrays), decision, confidence=confidence)
             yield case, beside_writer(boxes, arrays)

@@ -7,7 +7,7 @@ from segpipe.messages.console import echo
 from segpipe.messages.printable import printable
 from segpipe.polygons.rule import Minimum
 from segpipe.polygons.task import PolygonsTask, WrittenPolygons, write_polygons
-from segpipe.process.environment import settle
+from segpipe.process.environment import clean_environment
 
 
 def polygons(
@@ -19,7 +19,7 @@ def polygons(
     **flags: Any,
 ) -> int:
     """Write the polygons of a run, and print how many there are."""
-    settle()
+    clean_environment()
     minimum = None if min_area is None else Minimum.of(min_area)
     task = PolygonsTask(place, output, minimum=minimum, corners_connect=connectivity == "8", **flags)
     for line in _lines(task, write_polygons(task)):

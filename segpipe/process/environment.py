@@ -71,7 +71,7 @@ CENTIMETRES = 0.02
 
 
 @cache
-def settle() -> None:
+def clean_environment() -> None:
     """Make this process independent of its inherited environment, once; changes ``os.environ``.
 
     Raises:

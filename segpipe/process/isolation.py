@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
-from segpipe.process.environment import OPTIONS, settle
+from segpipe.process.environment import OPTIONS, clean_environment
 from segpipe.process.spawning import unchanged_environment
 
 VARIABLES = (*sorted(OPTIONS), "PROJ_LIB", "PROJ_DATA", "GDAL_DATA", "DASK_LOGGING__DISTRIBUTED", "NVIDIA_TF32_OVERRIDE")
@@ -64,7 +64,7 @@ def _variables() -> Iterator[None]:
         with unchanged_environment(VARIABLES):
             yield
     finally:
-        settle.cache_clear()  # the next run must remove them again
+        clean_environment.cache_clear()  # the next run must remove them again
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def watcher(prepared: Prepared) -> Lines:
     return Bar(prepared)
 
 
-def conclude(prepared: Prepared, summary: Summary) -> None:
+def print_conclusion(prepared: Prepared, summary: Summary) -> None:
     """Print counts of cases, areas per class and where to look: with a table in a terminal, as lines elsewhere."""
     totals, where = _totals_line(summary, element_of(prepared.cases)), [*filter(None, [_where_line(prepared, summary)])]
     if sys.stdout.isatty():

@@ -18,7 +18,7 @@ from segpipe.overrides import Overrides
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.decide import decide
 from segpipe.pipeline.decision import Decision, Labels
-from segpipe.pipeline.infer import LoadedModel, infer, load
+from segpipe.pipeline.infer import LoadedModel, infer, load_model
 from segpipe.pipeline.opening import CaseInfo
 from segpipe.pipeline.tiles import Tile, batches, patch_of
 from segpipe.tune.candidates import Candidate, TunedNetwork
@@ -136,7 +136,7 @@ class Bench:
         if tiling.tile != network.spec.tiling.tile:  # the whole box: one call, which gets all threads
             spec = replace(network.with_tiling(tiling, 1 if network.free_batch else None), threads=calls)
             calls = 1
-        return segment(load(spec), tiling, self._held, self._scaling, calls)
+        return segment(load_model(spec), tiling, self._held, self._scaling, calls)
 
     def compare(self, model: LoadedModel, candidate: Candidate, reference: Labels, wanted: Axes) -> "Count":
         """Compare a tiling's labels with the file's own reference, and with that of the first file."""

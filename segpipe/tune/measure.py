@@ -14,7 +14,7 @@ from segpipe.formats.registry import element_of, environment
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.jobs.prepare import area_of
 from segpipe.overrides import Overrides
-from segpipe.pipeline.infer import load
+from segpipe.pipeline.infer import load_model
 from segpipe.pipeline.memory import network_bytes
 from segpipe.process.machine import memory, processors
 from segpipe.results.device_kind import device_kind
@@ -266,7 +266,7 @@ class _Work:
                 if key in refused:
                     continue
                 try:
-                    model = load(own[0].network.with_tiling(own[0].tiling))
+                    model = load_model(own[0].network.with_tiling(own[0].tiling))
                 except ModelError as error:
                     refused.add(key)
                     self.notes.append(f"{key[0].name} does not take tile {_by(key[0].seen(key[1]))}: {error}")

@@ -17,7 +17,7 @@ from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.blend import blend
 from segpipe.pipeline.decide import decide
 from segpipe.pipeline.decision import Decision
-from segpipe.pipeline.infer import LoadedModel, infer, load
+from segpipe.pipeline.infer import LoadedModel, infer, load_model
 from segpipe.pipeline.opening import CaseInfo
 from segpipe.pipeline.tiles import Patch, Tile, batches, read_tile
 from segpipe.tune.labels import HELD
@@ -62,7 +62,7 @@ def tiles_of(held: BoxSource, scaling: Scaling, spec: ModelSpec) -> list[Pixels]
 
 def seconds_per_tile(spec: ModelSpec, tiles: Sequence[Pixels], calls: int) -> float:
     """Wall time per tile, after one batch per call to warm up."""
-    model = load(spec)
+    model = load_model(spec)
     once, count = calls * spec.batch, calls * max(TIMED, spec.batch)
     _pass(model, tiles, once, calls)
     started = time.perf_counter()

@@ -76,7 +76,7 @@ def read_area(selection: Selection) -> tuple[Area, list[str]]:
 
     shapes = read.shapes[~shapely.is_empty(read.shapes)]
     area = Area(str(selection.path), digest_of(shapes, read.crs))
-    remember(area, AreaPolygons(shapes, read.crs))
+    remember_area(area, AreaPolygons(shapes, read.crs))
     return area, list(_warnings(read.problems))
 
 
@@ -88,7 +88,7 @@ def _warnings(problems: list[list[str]]) -> Iterator[str]:
         yield f"{len(own):,} of {len(problems):,} polygons: {own[0][0]}, first in polygon {own[0][1]}"
 
 
-def remember(area: Area, polygons: AreaPolygons) -> None:
+def remember_area(area: Area, polygons: AreaPolygons) -> None:
     """Make an area known to this process; a few are kept."""
     _known.pop(area.digest, None)
     _known[area.digest] = polygons

@@ -90,11 +90,11 @@ def writing_errors(path: Path, flag: str, kind: type[OutputError | ZonesError]) 
         from pyarrow.lib import ArrowException
         from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError
     except ModuleNotFoundError as error:
-        raise missing(error) from None
+        raise missing_extra(error) from None
     try:
         yield
     except ModuleNotFoundError as error:
-        raise missing(error) from None
+        raise missing_extra(error) from None
     except (ArrowException, DataLayerError, DataSourceError, FeatureError, FieldError, OSError, ValueError) as error:
         raise kind(f"{flag} {path} cannot be written: {unwritten(path, error)}") from error
 
@@ -110,11 +110,11 @@ def vector_errors(path: Path | str) -> Iterator[None]:
     try:
         from pyogrio.errors import DataLayerError, DataSourceError
     except ModuleNotFoundError as error:
-        raise missing(error) from None
+        raise missing_extra(error) from None
     try:
         yield
     except ModuleNotFoundError as error:
-        raise missing(error) from None
+        raise missing_extra(error) from None
     except (DataLayerError, DataSourceError, OSError, ValueError, CRSError) as error:
         raise ZonesError(f"{path} cannot be read as a file of polygons: {explained(error)}") from error
 
@@ -140,7 +140,7 @@ def truncated(path: Path) -> str | None:
     return f"{path} is truncated: {says}: copy it again" if size < 2 * words else None
 
 
-def missing(error: ModuleNotFoundError) -> InstallationError:
+def missing_extra(error: ModuleNotFoundError) -> InstallationError:
     """The error that asks to install the extra ``zones``."""
     return InstallationError(f"polygons need {error.name}, which is not installed: run {install('zones')}")
 

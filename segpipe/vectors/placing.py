@@ -14,7 +14,7 @@ from pyproj.enums import TransformDirection
 
 from segpipe.geometry.extents import SAMPLES
 from segpipe.geometry.ground import Ground
-from segpipe.geometry.lookup import PixelsOf, turn_of
+from segpipe.geometry.lookup import PixelsOf, wrap_length
 from segpipe.geometry.reference import EARTH_RADIUS, CrsFacts
 from segpipe.vectors.surfaces import SURFACES, Shapes, surfaces
 
@@ -46,7 +46,7 @@ def place(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) -> P
 
     own = CrsFacts(crs, crs.name)
     between = None if own.crs.equals(ground.reference.crs) else _between(own, ground.reference)
-    pieces = list(_near(shapes, _footprint(ground, shape, own, between), turn_of(own)))
+    pieces = list(_near(shapes, _footprint(ground, shape, own, between), wrap_length(own)))
     index = np.concatenate([np.zeros(0, np.intp), *(which for which, _ in pieces)])
     near = np.concatenate([np.zeros(0, object), *(found for _, found in pieces)])
     share = shapely.area(near) / shapely.area(shapes)[index]
@@ -64,7 +64,7 @@ def touches(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) ->
     """Whether any polygon may lie on a grid."""
     own = CrsFacts(crs, crs.name)
     between = None if own.crs.equals(ground.reference.crs) else _between(own, ground.reference)
-    return any(len(index) for index, _ in _near(shapes, _footprint(ground, shape, own, between), turn_of(own)))
+    return any(len(index) for index, _ in _near(shapes, _footprint(ground, shape, own, between), wrap_length(own)))
 
 
 def _between(zones: CrsFacts, grid: CrsFacts) -> Transformer:
@@ -96,7 +96,7 @@ def _footprint(ground: Ground, shape: tuple[int, ...], own: CrsFacts, between: T
     if not there.any():
         return None
     x, y = x[there], y[there]
-    if turn := turn_of(own):
+    if turn := wrap_length(own):
         x = x - turn * np.rint((x - x[len(x) // 2]) / turn)
     return _with_margin(x, y, turn, _poles(ground, shape, own, between))
 

@@ -195,7 +195,7 @@ def test_a_worker_of_several_threads_is_refused_where_they_would_share_what_is_f
     )
     with Client(cluster.address, set_as_default=False) as client:  # one that comes late is seen by its first task alone
         begun = client.submit(
-            dask_worker.work,
+            dask_worker.run_on_worker,
             "late",
             None,
             Run(read_spec(settings), settings),

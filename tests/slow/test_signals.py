@@ -135,7 +135,7 @@ BEFORE = [
     "pipeline.infer:raw",
     "formats.cases:find_input",
     "jobs.plan:make_plan",
-    "jobs.trial:settle",
+    "jobs.trial:choose_split",
 ]
 """Nothing is begun."""
 
@@ -158,7 +158,7 @@ CONCLUDING = [
     "jobs.conclude:conclude",
     "results.tables:write_areas",
     "jobs.trace:write_profile",
-    "terminal.progress:conclude",
+    "terminal.progress:print_conclusion",
     "process.signals:end",
 ]
 """Everything is done, and says so."""
@@ -192,7 +192,8 @@ def again(out, executor, warm, whole, log):
 
 
 @pytest.mark.parametrize(
-    "second", ["jobs.work:_write:1", "results.output:_record", "jobs.conclude:conclude", "terminal.progress:conclude"]
+    "second",
+    ["jobs.work:_write:1", "results.output:_record", "jobs.conclude:conclude", "terminal.progress:print_conclusion"],
 )
 def test_a_second_signal_stops_what_runs(second, warm, whole, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
@@ -218,7 +219,7 @@ def test_a_second_signal_leaves_tables_that_take_long_to_the_next_run(warm, whol
 
 OF_A_LIST = [
     ("jobs.conclude:conclude", 75),  # the tables of the first model
-    ("jobs.trial:settle:2", 75),  # between two models
+    ("jobs.trial:choose_split:2", 75),  # between two models
     ("jobs.conclude:conclude:2", 75),
     ("jobs.conclude:conclude:3", 0),  # of what is joined: all is done
 ]

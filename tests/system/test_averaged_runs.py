@@ -163,13 +163,13 @@ def _some_parts(settings: dict[str, Any]) -> None:
     from segpipe.jobs.cuts import keep_cut
     from segpipe.jobs.task_queue import TaskQueue
     from segpipe.jobs.work import Context
-    from segpipe.pipeline.infer import load
+    from segpipe.pipeline.infer import load_model
 
     prepared = prepare(load_settings(None, settings))
     prepared.run.output.make()
     for cut in prepared.plan.cuts:
         keep_cut(cut, prepared.run)
-    queue, model = TaskQueue(prepared.plan, prepared.run), load(prepared.run.model)
+    queue, model = TaskQueue(prepared.plan, prepared.run), load_model(prepared.run.model)
     for _ in range(2):
         list(attempt(queue.take(), Context(prepared.run, model, 1, lambda _: None)))
 

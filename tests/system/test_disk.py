@@ -26,7 +26,7 @@ from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
 from segpipe.storage.retry import unwritable
-from segpipe.terminal.progress import conclude
+from segpipe.terminal.progress import print_conclusion
 from segpipe.vectors.file import unwritten
 
 NAMES = "abcdefgh"
@@ -139,7 +139,7 @@ def test_a_table_that_could_not_be_written_is_not_said_to_be_there(lost, rest, s
     prepared = prepare(settings(scenes, input=(str(scenes / "in" / "a.tif"),), audit=20))
     summary = carry_out(prepared, Silent())
     assert summary.problems == [f"{scenes}/out/{lost} cannot be written: No space left on device: free space there"]
-    conclude(prepared, summary)
+    print_conclusion(prepared, summary)
     assert capsys.readouterr().out.splitlines(keepends=True)[-1].endswith(f" {rest.format(out=scenes / 'out')}")
 
 

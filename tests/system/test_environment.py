@@ -21,7 +21,7 @@ from scenes import PATIENCE, assert_same
 
 from segpipe.errors import InstallationError
 from segpipe.process import environment
-from segpipe.process.environment import OPTIONS, settle
+from segpipe.process.environment import OPTIONS, clean_environment
 
 UTM = {"crs": "EPSG:32633", "transform": from_origin(500_000, 5_400_000, 10, 10)}
 
@@ -198,7 +198,7 @@ def test_scenes_of_other_commands_are_read_so(scenes, monkeypatch):
     spec = read_spec(load_settings(None, {"input": ("x",), "model": scenes / "m.onnx", "device": "cpu"}))
     before = scene_samples([str(scenes / "in/sidecar.tif")], spec, AS_STORED, 2)
     monkeypatch.setenv("GDAL_PAM_ENABLED", "NO")
-    settle.cache_clear()
+    clean_environment.cache_clear()
     after = scene_samples([str(scenes / "in/sidecar.tif")], spec, AS_STORED, 2)
     assert before[0][1].any()
     for (pixels, invalid), (again, invalid_again) in zip(before, after, strict=True):
@@ -242,7 +242,7 @@ def test_a_proj_that_is_off_is_an_error(library, monkeypatch):
     monkeypatch.delenv("PROJ_LIB", raising=False)
     monkeypatch.delenv("PROJ_DATA", raising=False)
     with pytest.raises(InstallationError, match=rf"{library} must .* 577274.99, 69740.00: install {library} again"):
-        settle.__wrapped__()
+        clean_environment.__wrapped__()
 
 
 def test_a_configuration_file_of_gdal_is_refused(scenes, tmp_path):
@@ -262,9 +262,9 @@ def test_options_of_rasterio_around_a_call_are_refused(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     words = "rasterio.Env around this call must not .*, got GDAL_PAM_ENABLED=NO: call segpipe outside of it"
     with rasterio.Env(GDAL_PAM_ENABLED="NO", CPL_DEBUG="OFF"), pytest.raises(InstallationError, match=words):
-        settle.__wrapped__()
+        clean_environment.__wrapped__()
     with rasterio.Env(CPL_DEBUG="OFF"):
-        settle.__wrapped__()
+        clean_environment.__wrapped__()
 
 
 def test_credentials_networks_and_caches_stay_the_user_s() -> None:

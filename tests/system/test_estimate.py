@@ -104,5 +104,5 @@ def test_a_folder_that_cannot_be_written_is_named(segpipe, matrix, tmp_path):
 
 def test_the_command_is_a_function(matrix, capsys):
     flags = {"design": None, "level": None, "intervals": None, "output": None, "json": True}
-    assert commands.estimate(matrix=matrix, **flags) == 0
+    assert commands.estimate_command(matrix=matrix, **flags) == 0
     assert json.loads(capsys.readouterr().out)["units"] == 640

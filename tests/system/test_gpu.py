@@ -28,7 +28,7 @@ from segpipe.network.read import read_spec
 from segpipe.network.scaling import Scaling
 from segpipe.pipeline.blend import Strip
 from segpipe.pipeline.decision import Decision
-from segpipe.pipeline.infer import load
+from segpipe.pipeline.infer import load_model
 from segpipe.pipeline.model_check import try_out
 from segpipe.settings import load_settings
 
@@ -213,6 +213,8 @@ def test_memory_is_planned_and_what_does_not_fit_is_refused(tmp_path, streams):
     hog = torch.empty(max(streams.free() - 2**30, 0), dtype=torch.uint8, device="cuda")
     with pytest.raises(DeviceMemoryError, match=r"lower --batch"):
         try_out(read_spec(load_settings(None, flags | {"batch": 512})))
-    tight = load(replace(spec, batch=512, memory=DeviceMemory(2**40, 2**40)))  # planned with more memory: smaller batches do
+    tight = load_model(
+        replace(spec, batch=512, memory=DeviceMemory(2**40, 2**40))
+    )  # planned with more memory: smaller batches do
     assert tight.spec.batch < 512
     del hog, tight

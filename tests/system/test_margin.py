@@ -21,7 +21,7 @@ from segpipe.geometry.windows import Tiling, Window
 from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec
 from segpipe.pipeline.blend import blend as blended
-from segpipe.pipeline.infer import infer, load
+from segpipe.pipeline.infer import infer, load_model
 from segpipe.pipeline.read import Reading, read
 from segpipe.pipeline.tiles import batches, tiles
 from segpipe.settings import load_settings
@@ -92,7 +92,7 @@ def test_scores_are_those_of_the_whole_image(device, overlap, tmp_path):
     path = unpadded(tmp_path / "m.onnx", 84, overlap=overlap)
     spec = read_spec(load_settings(None, {"input": ("-",), "model": path, "device": device}))
     found = np.empty((3, 131, 97), np.float32)
-    model, case, source = load(spec), Case("a", "a"), ArraySource(pixels, None)
+    model, case, source = load_model(spec), Case("a", "a"), ArraySource(pixels, None)
     arrays = model.arrays
     reading = Reading(spec, source=source)
     with closing(tiles(read([case], reading), reading)) as windows:

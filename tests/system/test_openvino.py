@@ -23,7 +23,7 @@ from segpipe.network.read import read_spec
 from segpipe.network.session import RuntimeSession, close_kept, open_on_host
 from segpipe.pipeline import agreement, infer
 from segpipe.pipeline.agreement import Agreement, agreement_of, compare_engine, refuse_below
-from segpipe.pipeline.infer import load, load_ahead
+from segpipe.pipeline.infer import load_ahead, load_model
 from segpipe.pipeline.model_check import try_out
 from segpipe.results.device_kind import device_facts, device_kind
 from segpipe.results.parts import cut_key
@@ -202,13 +202,13 @@ def test_a_model_that_is_loaded_ahead_is_opened_and_compiled_once(tmp_path, open
     folds = [local(tmp_path / f"{seed}.onnx", classes=4, seed=seed) for seed in (1, 2)]
     spec = read_spec(settings(folds, tile=(64,)))
     tiles = np.random.default_rng(0).random(spec.batch_shape).astype(np.float32)
-    expected = load(spec)(tiles)
+    expected = load_model(spec)(tiles)
     opened.clear()
     load_ahead(spec)
     assert opened == folds
     monkeypatch.setattr(OpenVinoSession, "_compile", None)
     tried = replace(spec, network_mb=1.0, trial_shapes=(spec.batch_shape, expected.shape))
-    assert load(tried)(tiles).tobytes() == expected.tobytes()
+    assert load_model(tried)(tiles).tobytes() == expected.tobytes()
     assert opened == folds
 
 
@@ -235,14 +235,14 @@ def test_onnx_runtime_opens_a_network_ahead_and_scores_nothing(tmp_path, monkeyp
     folds = [local(tmp_path / f"{seed}.onnx", classes=4, seed=seed) for seed in (1, 2)]
     spec = read_spec(settings(folds, tile=(64,), device="cpu"))
     tiles = np.random.default_rng(0).random(spec.batch_shape).astype(np.float32)
-    expected = load(spec)(tiles)
+    expected = load_model(spec)(tiles)
     run, openings = RuntimeSession.run, []
     monkeypatch.setattr(RuntimeSession, "run", None)
     load_ahead(spec)
     monkeypatch.setattr(RuntimeSession, "run", run)
     monkeypatch.setattr("segpipe.network.session.open_session", lambda *a, **more: openings.append(a))
     tried = replace(spec, network_mb=1.0, trial_shapes=(spec.batch_shape, expected.shape))
-    assert load(tried)(tiles).tobytes() == expected.tobytes()
+    assert load_model(tried)(tiles).tobytes() == expected.tobytes()
     assert openings == []
     for other in (replace(spec.members[0], threads=2), spec.members[0]):  # another session, and one without an arena
         open_on_host(other, arena=False)

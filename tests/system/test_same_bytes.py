@@ -12,11 +12,11 @@ from rasterio.transform import from_origin
 from segpipe.formats.case import Case
 from segpipe.jobs.attempts import attempt
 from segpipe.jobs.executors import EXECUTORS
-from segpipe.jobs.planned import Job, PlannedCase, group
+from segpipe.jobs.planned import Job, PlannedCase, group_into_jobs
 from segpipe.jobs.task_queue import TaskQueue
 from segpipe.jobs.tasks import PartJob
 from segpipe.jobs.work import Context
-from segpipe.pipeline.infer import load
+from segpipe.pipeline.infer import load_model
 
 
 def deep(path, **terms):
@@ -122,7 +122,7 @@ def planned(windows):
 )
 def test_small_cases_share_a_job_and_large_ones_have_their_own(windows, workers, most, jobs):
     cases = planned(windows)
-    got = list(group(cases, workers, most))
+    got = list(group_into_jobs(cases, workers, most))
     assert [len(job.cases) for job in got] == jobs
     assert [case for job in got for case in job.cases] == [c.case for c in cases]
     assert all(isinstance(job, Job) for job in got)
@@ -163,7 +163,7 @@ def test_the_order_in_which_tasks_end_changes_no_byte(seed, scenes, model, refer
 
     def shuffled(plan, run, watcher, halt):
         queue, held = TaskQueue(plan, run), []
-        loaded = load(run.model)
+        loaded = load_model(run.model)
         while queue or held:
             while queue:
                 held.append(queue.take())
@@ -181,7 +181,7 @@ def test_parts_of_another_form_are_made_again(scenes, model, reference, run_seri
     """An earlier segpipe may have left less in them, under the same version."""
 
     def first_part_only(plan, run, watcher, halt):
-        queue, loaded = TaskQueue(plan, run), load(run.model)
+        queue, loaded = TaskQueue(plan, run), load_model(run.model)
         while queue and not list(out.glob(".parts/*/*.npz")):
             task = queue.take()
             yield from queue.ended(task, list(attempt(task, Context(run, loaded, 1, watcher.progress))))

@@ -21,7 +21,7 @@ from segpipe.formats.unusual.values import Finding
 from segpipe.geometry.windows import Part
 from segpipe.jobs.prepare import prepare
 from segpipe.jobs.status import read_status
-from segpipe.jobs.trial import Split, Trial, recall, remember
+from segpipe.jobs.trial import Split, Trial, recall, store_trial
 from segpipe.network.scaling import Scaling
 from segpipe.results.parts import plan_name, read_cut, read_findings, read_scaling, write_cut, write_findings, write_scaling
 from segpipe.results.records import done_cases, done_pixels, read_record
@@ -242,12 +242,12 @@ def test_damaged_state_of_parts_counts_for_nothing(kind, done):
 def test_damaged_memory_of_trials_is_none(tmp_path):
     file = tmp_path / "trial.json"
     trial = Trial(Split(2, 1), {Split(2, 1): 0.5, Split(1, 2): None})
-    remember(file, "key", trial)
+    store_trial(file, "key", trial)
     for mutant in mutants(file.read_bytes()):
         file.write_bytes(mutant)
         found = recall(file, "key")
         assert found is None or str(found)
-        remember(file, "key", trial)
+        store_trial(file, "key", trial)
         assert recall(file, "key") == trial
 
 

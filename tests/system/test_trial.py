@@ -19,14 +19,14 @@ from segpipe.jobs.trial import (
     Trial,
     _key,
     _same,
+    choose_split,
     fastest,
-    measure,
-    measure_in_turn,
     memory_file,
     recall,
-    remember,
-    settle,
     splits,
+    store_trial,
+    time_in_turn,
+    time_splits,
 )
 from segpipe.network.read import read_spec
 from segpipe.process.spawning import ONE_THREAD
@@ -67,7 +67,7 @@ def test_the_first_crew_is_taken_unless_another_is_clearly_faster():
 
 @pytest.mark.parametrize("build", [local, pooling])
 def test_threads_change_no_bit_and_all_crews_are_timed(build, tmp_path):
-    trial = measure(read_spec(settings(build(tmp_path / "m.onnx"))), splits(4))
+    trial = time_splits(read_spec(settings(build(tmp_path / "m.onnx"))), splits(4))
     assert list(trial.seconds) == splits(4)
     assert all(seconds > 0 for seconds in trial.seconds.values())
 
@@ -86,7 +86,7 @@ def unlike(monkeypatch):
 
 
 def test_a_crew_with_other_scores_is_not_taken(unlike, tmp_path):
-    trial = measure(read_spec(settings(local(tmp_path / "m.onnx"))), splits(2))
+    trial = time_splits(read_spec(settings(local(tmp_path / "m.onnx"))), splits(2))
     assert trial.split == Split(2, 1)
     assert trial.seconds[Split(1, 2)] is None
     assert "1 x 2 gives other scores; 2 x 1 is taken" in str(trial)
@@ -105,16 +105,16 @@ def scene(raster) -> Path:
 
 def test_a_short_run_is_not_worth_a_trial(scene, tmp_path, cache):
     found = prepared(local(tmp_path / "m.onnx"), scene, 2)
-    assert settle(found.run, found.plan, pytest.fail) == (found.run, found.plan)
+    assert choose_split(found.run, found.plan, pytest.fail) == (found.run, found.plan)
     assert not cache.exists()
 
 
 def test_a_long_run_is_tried_once_and_remembered(scene, tmp_path, cache):
     found = prepared(local(tmp_path / "m.onnx"), scene, 2, tile=16, overlap=4)
     lines: list[str] = []
-    run, plan = settle(found.run, found.plan, lines.append)
+    run, plan = choose_split(found.run, found.plan, lines.append)
     assert plan.calls * run.model.threads == 2
-    assert settle(found.run, found.plan, lines.append) == (run, plan)
+    assert choose_split(found.run, found.plan, lines.append) == (run, plan)
     assert lines[1] == f"{lines[0]}, as {cache} says"
 
 
@@ -123,8 +123,8 @@ def test_what_is_remembered_is_taken_and_the_bytes_are_the_same(scene, segpipe, 
     model = pooling(tmp_path / "m.onnx")
     found = prepared(model, scene, 2)
     key = _key(found.run.model, 2)
-    remember(cache, key, Trial(Split(1, 2), {Split(2, 1): 2.0, Split(1, 2): 1.0}))
-    run, plan = settle(found.run, found.plan, lambda line: None)
+    store_trial(cache, key, Trial(Split(1, 2), {Split(2, 1): 2.0, Split(1, 2): 1.0}))
+    run, plan = choose_split(found.run, found.plan, lambda line: None)
     assert (plan.calls, run.model.threads) == (1, 2)
     for name, flags in {"one": ["--threads", 1], "two": ["--threads", 2], "dask": ["--threads", 2, "--workers", 1]}.items():
         executor = [] if name == "dask" else ["--executor", "serial"]
@@ -140,28 +140,28 @@ def test_a_damaged_memory_is_none(content, cache):
     cache.write_text(content)
     assert recall(cache, "key") is None
     trial = Trial(Split(2, 1), {Split(2, 1): 0.5, Split(1, 2): None})
-    remember(cache, "key", trial)
+    store_trial(cache, "key", trial)
     assert recall(cache, "key") == trial
 
 
 def test_a_memory_that_cannot_be_written_costs_nothing(cache):
     cache.parent.parent.mkdir()
     cache.parent.write_text("a file where the folder belongs")
-    remember(cache, "key", Trial(Split(2, 1), {}))
+    store_trial(cache, "key", Trial(Split(2, 1), {}))
     assert recall(cache, "key") is None
 
 
 def test_the_memory_keeps_the_newest(cache, monkeypatch):
     monkeypatch.setattr("segpipe.jobs.trial.REMEMBERED", 2)
     for key in "abc":
-        remember(memory_file(), key, Trial(Split(2, 1), {}))
+        store_trial(memory_file(), key, Trial(Split(2, 1), {}))
     assert list(json.loads(cache.read_text())) == ["b", "c"]
 
 
 def test_threads_that_change_scores_are_refused(unlike, scene, tmp_path):
     found = prepare(settings(local(tmp_path / "m.onnx"), scene, threads=2))
     with pytest.raises(SettingsError, match="threads must not change scores"):
-        settle(found.run, found.plan, pytest.fail)
+        choose_split(found.run, found.plan, pytest.fail)
 
 
 def test_workers_of_this_machine_start_no_threads_of_libraries_and_are_not_looked_at(tmp_path):
@@ -185,12 +185,12 @@ def test_threads_of_a_network_with_large_scores_are_tried_one_after_the_other(sc
     plan = replace(found.plan, threads=2)
     assert sum(case.windows for case in plan.seen) >= PAYS_IN_TURN
     lines: list[str] = []
-    run, settled = settle(found.run, plan, lines.append)
+    run, settled = choose_split(found.run, plan, lines.append)
     assert settled.calls == 1
     assert run.model.threads in (1, 2)
-    assert settle(found.run, plan, lines.append) == (run, settled)
+    assert choose_split(found.run, plan, lines.append) == (run, settled)
     assert lines[1] == f"{lines[0]}, as {cache} says"
-    trial = measure_in_turn(found.run.model, [Split(1, 1), Split(1, 2)])
+    trial = time_in_turn(found.run.model, [Split(1, 1), Split(1, 2)])
     assert all(trial.seconds.values())
 
 

@@ -12,7 +12,7 @@ from segpipe.errors import InstallationError, WorkerError, ZonesError
 from segpipe.geometry.raster_grid import RasterGrid, place_of
 from segpipe.geometry.windows import Window
 from segpipe.vectors import area as area_module
-from segpipe.vectors.area import AreaPolygons, inside, polygons_of, read_area, remember
+from segpipe.vectors.area import AreaPolygons, inside, polygons_of, read_area, remember_area
 from segpipe.vectors.file import Selection
 
 SHAPE = (70, 90)
@@ -146,7 +146,7 @@ def test_polygons_reach_other_processes_as_they_are(tmp_path, monkeypatch):
     monkeypatch.setattr(area_module, "_known", {})
     with pytest.raises(WorkerError, match=r"a worker must be told the polygons of .*: run the same command again"):
         polygons_of(found)
-    remember(found, there)
+    remember_area(found, there)
     assert polygons_of(found) is there
 
 

@@ -14,7 +14,7 @@ from segpipe.formats.case import Case
 from segpipe.network.read import read_spec
 from segpipe.overrides import AS_STORED
 from segpipe.pipeline import opening
-from segpipe.pipeline.infer import load
+from segpipe.pipeline.infer import load_model
 from segpipe.pipeline.model_check import try_out
 from segpipe.pipeline.read import Reading
 from segpipe.pipeline.run import segmented
@@ -45,7 +45,7 @@ def labels(monkeypatch, tmp_path):
         spec = try_out(read_spec(load_settings(None, flags)))
         reading = Reading(spec, AS_STORED, part=part, allow_unusual=True)
         found, likely, seen = [np.zeros(pixels.shape[1:], np.uint8) for _ in range(3)]
-        with closing(segmented([case], reading, load(spec), 1, confidence=True)) as cases:
+        with closing(segmented([case], reading, load_model(spec), 1, confidence=True)) as cases:
             for _, boxes in cases:
                 for box in boxes:
                     where = tuple(slice(a, b) for a, b in zip(box.window.start, box.window.stop, strict=True))

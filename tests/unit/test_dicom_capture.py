@@ -14,7 +14,7 @@ from test_dicom_seg import AUTHOR, SEGMENTS, dciodvfy, planes, random_labels
 from segpipe.errors import OutputError
 from segpipe.formats.dicom.capture import MOST_FRAMES, chosen, overlaid, pictures_of, shade, write_capture
 from segpipe.formats.dicom.reference import reference_of
-from segpipe.formats.dicom.seg import survey
+from segpipe.formats.dicom.seg import content_of
 from segpipe.formats.style import Segment
 
 SHAPE = (6, 10, 12)
@@ -25,7 +25,7 @@ def write(folder: Path, labels: Any, headers: Any = None, frames: Any = None, va
     headers = slices(labels.shape[1:]) if headers is None else headers
     reference, shown = reference_of(series_of(headers, frames), headers[0]), planes(labels)
     values = np.resize(VALUES, labels.shape[1:]) if values is None else values
-    pictures = pictures_of(reference, lambda k: values[k], shown, survey(shown).counts)
+    pictures = pictures_of(reference, lambda k: values[k], shown, content_of(shown).counts)
     write_capture(folder / "a.sc.dcm", reference, pictures, AUTHOR)
     return folder / "a.sc.dcm"
 

@@ -17,7 +17,7 @@ from test_dicom_seg import AUTHOR, SEGMENTS, dciodvfy, planes, random_labels
 from segpipe import __version__
 from segpipe.formats.dicom.reference import reference_of
 from segpipe.formats.dicom.report import MOST_LESIONS, measurement_report
-from segpipe.formats.dicom.seg import survey, write_segmentation
+from segpipe.formats.dicom.seg import content_of, write_segmentation
 
 sr = Later("highdicom.sr")
 
@@ -36,7 +36,7 @@ def write(folder: Path, labels: Any, lesions: Any = (), headers: Any = None, fra
     headers = slices() if headers is None else headers
     reference, shown = reference_of(series_of(headers, frames), headers[0]), planes(labels)
     seg = write_segmentation(folder / "a.seg.dcm", reference, shown, AUTHOR, "binary")
-    counts = dict(zip(SEGMENTS, survey(shown).counts.sum(axis=0).tolist(), strict=True))
+    counts = dict(zip(SEGMENTS, content_of(shown).counts.sum(axis=0).tolist(), strict=True))
     report = measurement_report(reference, seg, counts, lesions, replace(AUTHOR, title="lesion.onnx"))
     report.save_as(folder / "a.sr.dcm", enforce_file_format=True)
     return folder / "a.sr.dcm"

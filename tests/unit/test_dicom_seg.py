@@ -14,7 +14,7 @@ from pydicom.uid import EnhancedMRImageStorage, LegacyConvertedEnhancedCTImageSt
 
 from segpipe.errors import OutputError
 from segpipe.formats.dicom.reference import Authorship, reference_of
-from segpipe.formats.dicom.seg import SegmentedPlanes, check_segmentation, survey, write_segmentation
+from segpipe.formats.dicom.seg import SegmentedPlanes, check_segmentation, content_of, write_segmentation
 from segpipe.formats.style import Segment
 
 highdicom = Later("highdicom")
@@ -247,5 +247,5 @@ def test_a_frame_that_differs_is_found(tmp_path):
 
 def test_survey_counts_every_class():
     labels = random_labels()
-    counts = survey(planes(labels)).counts
+    counts = content_of(planes(labels)).counts
     assert counts.sum(axis=0).tolist() == np.bincount(labels.ravel(), minlength=256)[1:4].tolist()

@@ -24,7 +24,7 @@ from dicom_series import series_of, slices
 from pathlib import Path
 from segpipe.formats.dicom.capture import pictures_of, write_capture
 from segpipe.formats.dicom.reference import reference_of
-from segpipe.formats.dicom.seg import SegmentedPlanes, check_segmentation, survey, write_segmentation
+from segpipe.formats.dicom.seg import SegmentedPlanes, check_segmentation, content_of, write_segmentation
 from segpipe.formats.style import Segment
 
 folder, (planes, classes), author = Path(sys.argv[1]), (200, 30), test_dicom_report.AUTHOR
@@ -34,7 +34,7 @@ reference = reference_of(series_of(headers), headers[0])
 shown = SegmentedPlanes(lambda k: labels * (k % 4 == 0), planes, [Segment(f"{n}", n) for n in range(1, classes + 1)])
 seg = write_segmentation(folder / "a.seg.dcm", reference, shown, author, "binary")
 check_segmentation(folder / "a.seg.dcm", reference, shown)
-counts = survey(shown).counts
+counts = content_of(shown).counts
 voxels = dict(zip(shown.segments, counts.sum(axis=0).tolist()))
 report = test_dicom_report.measurement_report(reference, seg, voxels, (), author)
 report.save_as(folder / "a.sr.dcm", enforce_file_format=True)

@@ -20,7 +20,7 @@ from segpipe.network.read import read_spec
 from segpipe.overrides import Overrides
 from segpipe.pipeline import memory, model_check, opening
 from segpipe.pipeline.blend import FinishedBox, Strip
-from segpipe.pipeline.infer import load
+from segpipe.pipeline.infer import load_model
 from segpipe.pipeline.memory import (
     Load,
     device_bytes,
@@ -87,7 +87,7 @@ def peak_of(tmp_path, monkeypatch):
         overrides = Overrides(resample=True)
         _, info = open_checked(case, spec, overrides)
         load_of = replace(as_planned(case, info).load(spec), cached=0)
-        model, reading = load(spec), Reading(spec, overrides, allow_unusual=True)
+        model, reading = load_model(spec), Reading(spec, overrides, allow_unusual=True)
         planned = worker_bytes([load_of], spec, 2, confidence=confidence)
         tracemalloc.start()
         try:
@@ -166,7 +166,7 @@ def test_calls_share_weights_and_nothing_else(tmp_path):
 def test_the_cache_is_that_of_the_cases_formats(tmp_path):
     spec = spec_of(local(tmp_path / "m.onnx"))
     rasters = {n: PlannedCase(Case("a", "a.tif"), (64, 64), 1, block_bytes=n).load(spec) for n in (0, 2**28)}
-    assert {n: load.cached for n, load in rasters.items()} == {0: 128 * 2**20, 2**28: 288 * 2**20}
+    assert {n: load_model.cached for n, load_model in rasters.items()} == {0: 128 * 2**20, 2**28: 288 * 2**20}
     none = replace(rasters[0], cached=0)
     planned = {len(loads): worker_bytes(loads, spec, 1, confidence=False) for loads in ([], [none], [none, rasters[0]])}
     assert planned[2] - planned[1] == 128 * 2**20

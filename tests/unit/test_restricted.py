@@ -17,7 +17,7 @@ from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.voxel_grid import VoxelGrid
 from segpipe.geometry.windows import Window
 from segpipe.overrides import Overrides
-from segpipe.vectors.area import Area, AreaPolygons, remember
+from segpipe.vectors.area import Area, AreaPolygons, remember_area
 
 SHAPE = (60, 80)
 UTM = Affine(10, 0, 500_000, 0, -10, 5_400_000)
@@ -140,7 +140,7 @@ def test_the_rest_is_the_sources(source, found):
 def area():
     known = Area("aoi.gpkg", "digest-of-a-test")
     shapes = [shapely.transform(BOX, lambda xy: np.column_stack([500_000 + 10 * xy[:, 0], 5_399_400 + 10 * xy[:, 1]]))]
-    remember(known, AreaPolygons(np.array(shapes, object), __import__("pyproj").CRS(32633)))
+    remember_area(known, AreaPolygons(np.array(shapes, object), __import__("pyproj").CRS(32633)))
     return known
 
 

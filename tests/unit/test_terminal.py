@@ -33,7 +33,7 @@ from segpipe.terminal.bar import Bar
 from segpipe.terminal.chosen import settings_lines
 from segpipe.terminal.log_lines import LogLine, StderrHandler
 from segpipe.terminal.plan import note_lines, print_plan
-from segpipe.terminal.progress import Lines, _in_full, areas_table, conclude, largest
+from segpipe.terminal.progress import Lines, _in_full, areas_table, largest, print_conclusion
 from segpipe.terminal.state import print_status
 from segpipe.tune.show import _print
 
@@ -224,7 +224,7 @@ def test_a_whole_run_over_evil_names(raster, tmp_path, capsys, monkeypatch):
     plan = prepare(settings)
     with Lines(plan) as watcher:
         summary = carry_out(plan, watcher)
-    conclude(plan, summary)
+    print_conclusion(plan, summary)
     for line in (
         *settings_lines(plan),
         *settings_lines(plan, everything=True),
@@ -234,7 +234,7 @@ def test_a_whole_run_over_evil_names(raster, tmp_path, capsys, monkeypatch):
     lines_of(capsys.readouterr().out)
     with monkeypatch.context() as patch:
         patch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-        conclude(plan, summary)
+        print_conclusion(plan, summary)
     text = capsys.readouterr().out
     assert "[/]" in text
     assert "[grass]" in text

@@ -11,7 +11,7 @@ from networks import contract as values
 from segpipe.contract import Contract, parse_contract
 from segpipe.errors import DisagreementError, ExportError
 from segpipe.export.settings import ExportSettings
-from segpipe.export.verify import Scores, Verification, check, check_steady, compare, labels_of
+from segpipe.export.verify import Scores, Verification, check_agreement, check_steady, compare, labels_of
 from segpipe.pipeline.decision import Decision
 
 EIGHT = (2, 4)
@@ -113,7 +113,7 @@ def test_scores_that_are_not_finite(broken, who):
     )
     assert not agreement.finite
     with pytest.raises(DisagreementError, match="finite, got NaN or infinity"):
-        check(agreement, settings())
+        check_agreement(agreement, settings())
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 7, 12])
@@ -241,26 +241,26 @@ def test_limits_of_each_precision(precision, equal, difference, passes):
     """As the issue sets them: 99.99 % and 1e-4, 99.9 %, 99 %."""
     options = {"precision": precision, **({"calibrate": ("x",)} if precision == "int8" else {})}
     if passes:
-        check(agreement_of(equal, difference), settings(**options))
+        check_agreement(agreement_of(equal, difference), settings(**options))
         return
     with pytest.raises(DisagreementError, match=r"does not agree .* no file was written: .*HERE.*--min-agreement"):
-        check(agreement_of(equal, difference), settings(**options))
+        check_agreement(agreement_of(equal, difference), settings(**options))
 
 
 def test_limits_can_be_set():
-    check(agreement_of(0.5, 0.3), settings(min_agreement=0.5, max_difference=0.3))
-    check(agreement_of(0.0, 1.0), settings(min_agreement=0.0, max_difference=1.0))
+    check_agreement(agreement_of(0.5, 0.3), settings(min_agreement=0.5, max_difference=0.3))
+    check_agreement(agreement_of(0.0, 1.0), settings(min_agreement=0.0, max_difference=1.0))
     with pytest.raises(DisagreementError, match=r"at least 100.00% of labels .*at fp32, got 99.9999%"):
-        check(agreement_of(0.999999), settings(min_agreement=1.0))
+        check_agreement(agreement_of(0.999999), settings(min_agreement=1.0))
     with pytest.raises(DisagreementError, match=r"by 0 of the largest at most, got 1e-09"):
-        check(agreement_of(difference=1e-9), settings(max_difference=0.0))
+        check_agreement(agreement_of(difference=1e-9), settings(max_difference=0.0))
     with pytest.raises(DisagreementError, match=r"differ by 0.01 of the largest at most, got 0.02"):
-        check(agreement_of(difference=0.02), settings(precision="fp16", max_difference=0.01))
+        check_agreement(agreement_of(difference=0.02), settings(precision="fp16", max_difference=0.01))
 
 
 def test_all_that_is_broken_is_told():
     with pytest.raises(DisagreementError, match=r"finite.*; at least 99.99% .*50.0000%; scores must differ by 0.0001"):
-        check(agreement_of(0.5, 0.2, finite=False), settings())
+        check_agreement(agreement_of(0.5, 0.2, finite=False), settings())
 
 
 # --- steadiness -------------------------------------------------------------------------------------------------------

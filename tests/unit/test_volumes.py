@@ -22,7 +22,7 @@ from test_voxel_grid import ALL
 from segpipe.formats.cases import find_cases
 from segpipe.network.read import read_spec
 from segpipe.pipeline.blend import blend
-from segpipe.pipeline.infer import infer, load
+from segpipe.pipeline.infer import infer, load_model
 from segpipe.pipeline.model_check import try_out
 from segpipe.pipeline.read import Reading, windows_of
 from segpipe.pipeline.tiles import batches, cut_tiles
@@ -43,7 +43,7 @@ def scores_of(volume: Path, network: Path, blending: str) -> NDArray[Any]:
     spec = try_out(read_spec(load_settings(None, flags)))
     tiles = cut_tiles(windows_of(find_cases([str(volume)]), Reading(spec, allow_unusual=True)))
     found: NDArray[Any] | None = None
-    for box in blend(infer(load(spec), batches(tiles, spec.batch), 1)):
+    for box in blend(infer(load_model(spec), batches(tiles, spec.batch), 1)):
         where = tuple(slice(a, b) for a, b in zip(box.window.start, box.window.stop, strict=True))
         found = np.zeros((len(box.sums), *box.info.grid.shape)) if found is None else found
         found[(slice(None), *where)] = box.sums / box.info.weights.total(where)

@@ -76,7 +76,7 @@ class MaskContent:
         return self.counts > 0
 
 
-def survey(labels: SegmentedPlanes) -> MaskContent:
+def content_of(labels: SegmentedPlanes) -> MaskContent:
     """Count the voxels of every segment in every plane."""
     segments = labels.segments
     counts, overlap, digest = np.zeros((labels.count, len(segments)), np.int64), False, hashlib.sha256()
@@ -143,7 +143,7 @@ def write_segmentation(
     Raises:
         OutputError: segments overlap in a label map.
     """
-    found = survey(labels)
+    found = content_of(labels)
     check_kind(kind, found)
     header: Dataset = segmentation_header(reference, found, labels.segments, author, kind)
     with tempfile.TemporaryFile(dir=path.parent) as pixels:
@@ -336,7 +336,7 @@ def check_segmentation(path: Path, reference: SourceReference, labels: Segmented
         OutputError: a frame differs, or one is missing.
     """
     header = dcmread(path, stop_before_pixels=True)
-    left = survey(labels).present
+    left = content_of(labels).present
     dtype = np.uint16 if header.BitsAllocated == 16 else np.uint8
     for (plane, number), image in zip(frames_of(header, reference), _stored(path, header), strict=True):
         if not np.array_equal(image, _image(labels.plane(plane), labels.segments, number, dtype)):

@@ -128,9 +128,9 @@ class SeriesSink:
 
     @cached_property
     def _survey(self) -> Any:
-        from segpipe.formats.dicom.seg import survey
+        from segpipe.formats.dicom.seg import content_of
 
-        return survey(self._labels)
+        return content_of(self._labels)
 
     @cached_property
     def _author(self) -> Any:

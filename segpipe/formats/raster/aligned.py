@@ -23,7 +23,7 @@ from segpipe.formats.raster.gdal import gdal_errors, gdal_options, open_raster
 from segpipe.formats.raster.readback import same_crs, same_transform
 from segpipe.formats.raster.validity import Interval, nodata_interval
 from segpipe.geometry.grid import Grid
-from segpipe.geometry.lookup import turn_of
+from segpipe.geometry.lookup import wrap_length
 from segpipe.geometry.raster_grid import NoGroundError, RasterGrid, ground_of, read_grid
 from segpipe.geometry.windows import Window
 
@@ -135,7 +135,7 @@ def _is_same(own: RasterGrid, grid: RasterGrid) -> bool:
 def _shifts(own: RasterGrid, grid: RasterGrid) -> Sequence[float]:
     """How far a grid moves along x to lie on a raster: longitudes of one may be from -180, of the other from 0 degrees."""
     try:
-        turn = turn_of(ground_of(grid).reference) if same_crs(own.crs, grid.crs) else 0.0
+        turn = wrap_length(ground_of(grid).reference) if same_crs(own.crs, grid.crs) else 0.0
     except NoGroundError:
         turn = 0.0
     (low, high), (west, east) = _span(own), _span(grid)

@@ -23,7 +23,7 @@ from segpipe.formats.raster.confine import allow_all_drivers, allow_drivers, con
 from segpipe.formats.raster.gdal_messages import Messages, as_text, harmful, listen, messages
 from segpipe.formats.raster.gdal_readers import UnattributedError, reading
 from segpipe.formats.raster.references import check_references, servers
-from segpipe.process.environment import settle
+from segpipe.process.environment import clean_environment
 from segpipe.storage.files import is_utf8
 from segpipe.storage.paths import in_bucket, is_remote
 from segpipe.storage.retry import is_passing
@@ -122,7 +122,7 @@ def gdal_options(decoders: int = 1) -> rasterio.Env:
     Args:
         decoders: threads that decode the blocks of one window together.
     """
-    settle()
+    clean_environment()
     grow_cache()
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
     # rasterio compares nodata values with the limits of float32

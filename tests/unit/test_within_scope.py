@@ -10,7 +10,7 @@ import torch
 from segpipe.geometry.windows import Window
 from segpipe.network.device_arrays import DeviceArrays, DeviceStreams
 from segpipe.pipeline.blend import FinishedBox
-from segpipe.pipeline.confined import confined
+from segpipe.pipeline.within_scope import within_scope
 
 BOX = Window((2, 3), (6, 8))
 
@@ -27,7 +27,7 @@ class Scope:
 def left(invalid, mask, scope=True):
     sums = np.random.default_rng(0).random((3, *BOX.shape), np.float32)
     info = SimpleNamespace(scope=Scope(mask) if scope else None)
-    (found,) = confined([FinishedBox(info, BOX, sums, invalid, inferred=2, differ=sums[0] > 0.5)])
+    (found,) = within_scope([FinishedBox(info, BOX, sums, invalid, inferred=2, differ=sums[0] > 0.5)])
     assert (found.window, found.inferred) == (BOX, 2)
     assert found.sums is None or np.array_equal(found.sums, sums)
     return found
@@ -59,6 +59,6 @@ def test_tensors_of_a_device_become_invalid_alike():
     arrays = DeviceArrays(DeviceStreams("cpu"), lag=1)
     sums = torch.zeros((3, *BOX.shape))
     box = FinishedBox(SimpleNamespace(scope=Scope(OUTSIDE)), BOX, sums, torch.tensor(CLOUDS))
-    (found,) = confined([box], arrays)
+    (found,) = within_scope([box], arrays)
     assert found.invalid.dtype == torch.bool
     np.testing.assert_array_equal(found.invalid.numpy(), CLOUDS | OUTSIDE)

@@ -8,7 +8,7 @@ from segpipe.network.arrays import HOST, Arrays
 from segpipe.pipeline.blend import FinishedBox
 
 
-def confined(boxes: Iterable[FinishedBox], arrays: Arrays = HOST) -> Iterator[FinishedBox]:
+def within_scope(boxes: Iterable[FinishedBox], arrays: Arrays = HOST) -> Iterator[FinishedBox]:
     """Yield boxes of the case's own grid, in which pixels outside the scope of the case are invalid."""
     for box in boxes:
         scope = box.info.scope

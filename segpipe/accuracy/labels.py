@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,12 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.errors import OutputError, SourceError
+from segpipe.contract import any_contract
+from segpipe.errors import SourceError
+from segpipe.formats.case import Case
 from segpipe.formats.raster.aligned import open_aligned
-from segpipe.formats.registry import FORMATS, OpenMask, format_of, read_mask
+from segpipe.formats.registry import FORMATS, OpenMask, format_of, open_case, read_mask
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.voxel_grid import VoxelGrid, furthest_apart
 from segpipe.geometry.windows import Window
+from segpipe.overrides import AS_STORED
 from segpipe.results.records import stored_mask
 from segpipe.results.schema import Record
 from segpipe.storage import Store
@@ -26,6 +29,9 @@ PIXELS = 2**22
 """Pixels that are read at once, where that is at least a row of blocks, or a plane."""
 APART = 0.1
 """Largest distance between corners of volumes on one grid, as a share of the shortest side of a voxel."""
+
+ROUNDED = 1e-3
+"""Difference from a whole number that the rounding of a slope of 32 bits explains."""
 
 
 class ReferenceLabels(Protocol):
@@ -60,13 +66,15 @@ class ArrayMask:
 
 @dataclass(frozen=True)
 class ArrayReference:
-    """True labels in memory, all of them valid."""
+    """True labels in memory."""
 
     array: NDArray[Any]
+    invalid: NDArray[np.bool_] | None = None
+    """Where they are NaN; None: nowhere."""
     moved: bool = False
 
-    def read(self, window: Window) -> tuple[NDArray[Any], None]:
-        return self.array[window.slices], None
+    def read(self, window: Window) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        return self.array[window.slices], None if self.invalid is None else ~self.invalid[window.slices]
 
 
 @contextmanager
@@ -96,15 +104,25 @@ def open_reference(path: Path, grid: Grid) -> Iterator[ReferenceLabels]:
         with open_aligned(path, grid) as found:
             yield found
         return
-    reader = FORMATS[format_of(path.name)].read_mask
-    if reader is None or format_of(path.name) == "raster":
+    if FORMATS[format_of(path.name)].element != "voxel":
         raise SourceError(f"{path} must be a volume, as the mask is")
-    try:
-        array, own = reader(path)
-    except OutputError as error:
-        raise SourceError(str(error)) from error
-    assert isinstance(own, VoxelGrid)
-    yield ArrayReference(turned_onto(array[0], own, grid, path))
+    yield _volume(path, grid)
+
+
+def _volume(path: Path, grid: VoxelGrid) -> ArrayReference:
+    """A reference volume on the grid of a mask, with the file's slope and intercept."""
+    case = Case(path.name, str(path), format_of(path.name))
+    with closing(open_case(case, any_contract(1, pixel="physical"), AS_STORED)) as source:
+        own, tags = source.grid, source.tags()
+        assert isinstance(own, VoxelGrid)
+        (array,), invalid = source.read(Window.whole(own.shape))
+    if invalid is not None:
+        array, invalid = np.where(invalid, 0, array), turned_onto(invalid, own, grid, path)
+    if tags is not None:
+        array = array * tags[0] + tags[1]
+        whole = np.rint(array)
+        array = whole if np.abs(array - whole).max() < ROUNDED else array
+    return ArrayReference(turned_onto(array, own, grid, path), invalid)
 
 
 def turned_onto(array: NDArray[Any], own: VoxelGrid, grid: VoxelGrid, path: Path) -> NDArray[Any]:

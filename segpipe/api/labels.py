@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.geometry.grid import BareGrid, Grid
+from segpipe.messages.printable import and_more
 from segpipe.results.schema import Record
 
 if TYPE_CHECKING:
@@ -76,10 +77,9 @@ class Labels:
         return np.array(self.array, dtype=dtype, copy=copy)
 
     def __repr__(self) -> str:
-        names = ", ".join(f"{key}: {name}" for key, name in list(self.classes.items())[:8])
-        more = f" and {len(self.classes) - 8} more" * (len(self.classes) > 8)
+        names = and_more([f"{key}: {name}" for key, name in self.classes.items()], 8)
         size = " x ".join(map(str, self.array.shape))
-        return f"Labels of {size}, {self.array.dtype}, nodata {self.nodata}; {names}{more}"
+        return f"Labels of {size}, {self.array.dtype}, nodata {self.nodata}; {names}"
 
 
 @dataclass(frozen=True)

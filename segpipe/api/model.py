@@ -17,6 +17,7 @@ from segpipe.cleaning.stage import cleaned_arrays
 from segpipe.contract import Contract
 from segpipe.errors import DeviceError, SettingsError
 from segpipe.formats.case import Case
+from segpipe.messages.printable import and_more
 from segpipe.network.read import read_spec
 from segpipe.network.shapes import by
 from segpipe.network.spec import ModelSpec
@@ -184,8 +185,8 @@ class Model:
 
     def __repr__(self) -> str:
         names = self.contract.channel_names
-        channels = f"{self.channels} channels" + ("" if names is None else f" ({_few(names)})")
-        classes = f"{len(self.classes)} classes ({_few(tuple(self.classes.values()))})"
+        channels = f"{self.channels} channels" + ("" if names is None else f" ({and_more(names, 8)})")
+        classes = f"{len(self.classes)} classes ({and_more(list(self.classes.values()), 8)})"
         sizes = f"tile {by(self.tile)}, overlap {by(self.overlap)}"
         return f"Model {self.spec.title}: {channels} to {classes}, {sizes}, on {self.spec.device}"
 
@@ -220,10 +221,6 @@ class _OpenNetwork:
 
 
 _reopening = threading.Lock()
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:8]) + f" and {len(names) - 8} more" * (len(names) > 8)
 
 
 def _fill(boxes: Boxes, bands: Any, likely: Any) -> None:

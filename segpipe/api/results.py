@@ -15,7 +15,7 @@ from segpipe.formats.registry import CONFIDENCE, RASTER, read_mask
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.status import LastRun, last_run
 from segpipe.jobs.summary import Summary
-from segpipe.messages.printable import printable
+from segpipe.messages.printable import and_more, printable
 from segpipe.overlap.totals import run_totals
 from segpipe.process.environment import clean_environment
 from segpipe.results.records import mask_name, read_record
@@ -211,8 +211,7 @@ def _counts(result: RunResult) -> str:
 
 
 def _some(names: Mapping[str, Any]) -> str:
-    few = list(names)[:5]
-    return (", ".join(few) or "none") + f" and {len(names) - 5} more" * (len(names) > 5)
+    return and_more(list(names), 5) or "none"
 
 
 def _file(record: Record, kind: str = "") -> str:

@@ -16,7 +16,7 @@ from pydantic import (
 
 from segpipe.contract.snomed import checked_concept
 from segpipe.geometry.layout import Layout
-from segpipe.messages.printable import CONTROL
+from segpipe.messages.printable import CONTROL, and_more
 from segpipe.storage.documents import shortened
 
 DEFAULT_ALIGN = 32
@@ -135,8 +135,7 @@ def duplicates(values: Sequence[Any]) -> list[Any]:
 
 def listed(values: Sequence[Any]) -> str:
     """The first few values, and the number of the others."""
-    more = len(values) - LISTED
-    return ", ".join(shortened(v) for v in values[:LISTED]) + (f" and {more} more" if more > 0 else "")
+    return and_more(list(map(shortened, values)), LISTED)
 
 
 def pairs(value: Pairs | None) -> list[Pair]:

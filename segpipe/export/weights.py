@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from segpipe.errors import ExportError, one_line
 from segpipe.export.families import State, look_in_working_folder, need
 from segpipe.export.pickled import Inert, how_to_name, is_network, networks, read_inert, state_of
+from segpipe.messages.printable import and_more
 
 Form = Literal["folder", "safetensors", "torchscript", "program", "pickle"]
 
@@ -149,8 +150,7 @@ def _states(content: Any, place: str = "") -> Iterator[tuple[str, State]]:
 
 def shown(keys: Any) -> str:
     """List some keys, and the number of others."""
-    keys = [str(key) for key in keys]
-    return ", ".join(keys[:SHOWN]) + (f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else "")
+    return and_more(list(map(str, keys)), SHOWN)
 
 
 def fit(module: nn.Module, state: State, *, prefix: str | None, replace_head: bool) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segpipe.errors import SourceError
+from segpipe.messages.printable import and_more
 from segpipe.messages.url_secrets import is_redacted, without_secrets
 from segpipe.storage.paths import canonical, in_bucket, is_remote, plain_path
 from segpipe.storage.s3 import objects_near
@@ -211,7 +212,7 @@ def asked_names(files: Iterable[str]) -> list[str]:
 def no_state(files: Iterable[Identity]) -> list[str]:
     """A note on files for which no later run can detect a change."""
     names = [file["path"] for file in files if len(file) == 1]
-    return [NO_STATE.format(names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more")] if names else []
+    return [NO_STATE.format(and_more(names, 1))] if names else []
 
 
 def _archive(path: str) -> Path | None:

@@ -14,6 +14,7 @@ from segpipe.jobs.planned import Job, Plan
 from segpipe.jobs.task_queue import TaskQueue
 from segpipe.jobs.tasks import Halt, Outcome, Progress, Task, Watcher
 from segpipe.jobs.worker_process import LostError, WorkerProcess, start_worker, take_spare
+from segpipe.messages.printable import and_more
 from segpipe.network.device import gpus
 from segpipe.results.records import Run
 from segpipe.timing.spans import absorb, span
@@ -269,7 +270,4 @@ class _Dispatcher:
 
 def _named(task: Task) -> str:
     """Names of the cases of a task, in a log."""
-    if not isinstance(task, Job):
-        return task.case.case.name
-    more = len(task.cases) - 1
-    return task.cases[0].name + (f" and {more} more" if more else "")
+    return and_more([case.name for case in task.cases], 1) if isinstance(task, Job) else task.case.case.name

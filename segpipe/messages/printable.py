@@ -1,7 +1,7 @@
 """Make text from outside safe to print: one line, no terminal control, no secrets."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from segpipe.messages.redaction import without_paths
 from segpipe.messages.url_secrets import without_secrets
@@ -33,6 +33,16 @@ def first_few(names: Iterable[object], most: int = 3) -> str:
     """
     names = list(names)
     return ", ".join(printable(str(name)) for name in names[:most]) + ", ..." * (len(names) > most)
+
+
+def and_more(names: Sequence[str], most: int) -> str:
+    """The first names of many for a message, and the number of the others; empty if there are none.
+
+    >>> and_more(["a", "b", "c", "d"], 3)
+    'a, b, c and 1 more'
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def one_row(text: str) -> str:

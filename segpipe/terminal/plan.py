@@ -10,6 +10,7 @@ from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.unpacking import unpacking, unpacking_shortages
 from segpipe.jobs.worker_pool import memory_mb
 from segpipe.messages.console import echo
+from segpipe.messages.printable import and_more
 from segpipe.pipeline.memory import worker_memory
 from segpipe.results.records import Run
 from segpipe.terminal.progress import say
@@ -71,7 +72,7 @@ def note_lines(prepared: Prepared) -> list[str]:
     for planned in prepared.plan.seen:
         for note in planned.notes:
             cases.setdefault(note, []).append(planned.case.name)
-    lines = [f"note: {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {note}" for note, names in cases.items()]
+    lines = [f"note: {and_more(names, 1)}: {note}" for note, names in cases.items()]
     run, plan = prepared.run, prepared.plan
     space = [*shortages(plan, run), *unpacking_shortages(plan, run)]
     return [*lines, *_lesion_line(run), *_cut_line(plan), *_memory_line(prepared), *space]

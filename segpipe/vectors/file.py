@@ -14,6 +14,7 @@ from pyproj.exceptions import CRSError
 
 from segpipe.errors import InstallationError, OutputError, SegpipeError, ZonesError, correct_path, of_system, one_line
 from segpipe.geometry.reference import NowhereError, horizontal
+from segpipe.messages.printable import and_more
 from segpipe.process.extras import install
 from segpipe.storage.files import is_nearly_full
 from segpipe.vectors.surfaces import Shapes, all_empty, repaired
@@ -277,8 +278,7 @@ def _check_columns(path: Path, known: Sequence[str], asked: Sequence[str] | None
 
 def listed(names: Sequence[str]) -> str:
     """The first names of a list, for a message."""
-    more = f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
-    return (", ".join(names[:SHOWN]) or "none") + more
+    return and_more(names, SHOWN) or "none"
 
 
 def crs_of(frame: "GeoDataFrame", selection: Selection) -> CRS:

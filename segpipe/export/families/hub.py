@@ -11,10 +11,14 @@ from torch import Tensor, nn
 from segpipe.errors import ExportError
 from segpipe.export.families import Network, Wanted, in_a_line, need
 from segpipe.export.families.processor import read_processor
+from segpipe.messages.printable import and_more
 
 # set before the import: no network access, and no checks inside the graph, where they have no operator
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] = "1"
+
+SHOWN = 10
+"""Most keys that a message names."""
 
 TASK = "the task is semantic"
 """OneFormer's task prompt (Jain et al. 2023, section 3.1)."""
@@ -130,17 +134,12 @@ def _load(folder: Path, config: Any, classes: int | None, trust_pickle: bool) ->
     lost = {what: sorted(set(report[f"{what}_keys"]) - set(replaced)) for what in ("missing", "unexpected")}
     if any(lost.values()) or (replaced and classes is None):
         raise ExportError(_keys_message(folder, lost, replaced if classes is None else []))
-    return network, (f"new untrained head: {listed(replaced)}",) if replaced else ()
+    return network, (f"new untrained head: {and_more(replaced, SHOWN)}",) if replaced else ()
 
 
 def _keys_message(folder: Path, lost: Mapping[str, list[str]], mismatched: list[str]) -> str:
-    parts = [f"{what}: {listed(keys)}" for what, keys in (*lost.items(), ("of another shape", mismatched)) if keys]
+    parts = [f"{what}: {and_more(keys, SHOWN)}" for what, keys in (*lost.items(), ("of another shape", mismatched)) if keys]
     return f"the weights in {folder} must be those of its config.json, and they differ: {'; '.join(parts)}"
-
-
-def listed(keys: list[str]) -> str:
-    """List the first ten keys, and the number of others."""
-    return ", ".join(keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
 
 
 def _combined(network: nn.Module, folder: Path) -> nn.Module:
@@ -182,7 +181,7 @@ def _classes(config: Any, folder: Path) -> dict[str, Any]:
     if sorted(names) != list(range(len(names))):
         raise ExportError(
             f"id2label in {folder / 'config.json'} must name outputs 0 to {len(names) - 1}, got "
-            f"{listed([str(i) for i in sorted(names)])}: correct it, or give --classes"
+            f"{and_more([str(i) for i in sorted(names)], SHOWN)}: correct it, or give --classes"
         )
     if any(name == f"LABEL_{i}" for i, name in names.items()):
         return {}

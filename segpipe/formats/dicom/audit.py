@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from segpipe.formats.dicom.series import Frame
 from segpipe.geometry.voxel_grid import VoxelGrid, matrix_rows
+from segpipe.messages.printable import and_more
 
 Float = NDArray[np.float64]
 
@@ -293,12 +294,11 @@ def _gaps(along: Float, steps: Float, gap: NDArray[np.bool_], usual: float) -> I
     at = np.flatnonzero(gap)
     if not len(at):
         return
-    named = ", ".join(f"{steps[n]:.4g} mm between {along[n]:.5g} and {along[n + 1]:.5g} mm" for n in at[:MOST_NAMED])
-    more = f" and {len(at) - MOST_NAMED} more" if len(at) > MOST_NAMED else ""
+    named = [f"{steps[n]:.4g} mm between {along[n]:.5g} and {along[n + 1]:.5g} mm" for n in at]
     yield Fault(
         "gap",
-        f"slices must follow one another at one distance, {usual:.4g} mm, and there are gaps: {named}{more}: "
-        "split the series there, or resample it",
+        f"slices must follow one another at one distance, {usual:.4g} mm, and there are gaps: "
+        f"{and_more(named, MOST_NAMED)}: split the series there, or resample it",
     )
 
 

@@ -24,6 +24,11 @@ MOST_DEVIATION = 0.01
 """Largest distance in pixels between an edge that is straight in one CRS and its curve in the other. An edge of L m along a
 circle of radius R deviates from its chord by L²/8R; a parallel at 76 degrees of latitude has R = EARTH_RADIUS / 4."""
 
+LONG = 4
+"""Times the longest edge on the ground from which on an edge in pixels may run across a map."""
+LARGE = 64
+"""Pixels that a polygon has at least that may be turned inside out: of slivers, no direction is certain."""
+
 Float = NDArray[np.float64]
 
 
@@ -53,11 +58,62 @@ def place(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) -> P
     if between is not None:
         near = np.asarray(shapely.segmentize(near, longest_edge(ground) / own.metres))
     coordinates, owner = shapely.get_coordinates(near, return_index=True)
-    moved = PixelsOf(ground, shape, between)(coordinates)
+    to_pixels = PixelsOf(ground, shape, between)
+    moved = to_pixels(coordinates)
     fit = np.ones(len(near), np.bool_)
     fit[owner[~np.isfinite(moved).all(axis=1)]] = False  # GEOS takes no ring with such a vertex
+    if between is not None:
+        long = LONG * longest_edge(ground) / min(ground.nominal)
+        fit[owner[_torn(near, coordinates, moved, to_pixels=to_pixels, long=long)]] = False
     placed = np.asarray(shapely.set_coordinates(near[fit], moved[fit[owner]]))
+    if between is not None and (outward := _inverted(near[fit], placed, to_pixels)).any():
+        fit[np.flatnonzero(fit)[outward]], placed = False, placed[~outward]
     return PlacedPolygons(index[fit], placed, share[fit], np.unique(index[~fit]))
+
+
+def _torn(shapes: Shapes, points: Float, moved: Float, *, to_pixels: PixelsOf, long: float) -> NDArray[np.intp]:
+    """First points of the edges that run across the map of a grid, from one of its borders to another, or around a pole.
+
+    Such an edge joins two places that are neighbours on the Earth: its middle lies elsewhere.
+
+    Args:
+        shapes: polygons, with short edges.
+        points: all points of them.
+        moved: the same in pixels.
+        to_pixels: moves points.
+        long: pixels; shorter edges do not run across a map.
+    """
+    import shapely
+
+    with np.errstate(invalid="ignore"):
+        length = np.hypot(*np.diff(moved, axis=0).T)
+    if not (length > long).any():
+        return np.zeros(0, np.intp)
+    length[np.cumsum(shapely.get_num_coordinates(shapely.get_rings(shapely.get_parts(shapes))))[:-1] - 1] = 0  # no edges
+    found = np.flatnonzero(length > long)
+    middle, between = to_pixels((points[found] + points[found + 1]) / 2), (moved[found] + moved[found + 1]) / 2
+    return np.asarray(found[~(2 * np.hypot(*(middle - between).T) <= length[found])])
+
+
+def _inverted(shapes: Shapes, placed: Shapes, to_pixels: PixelsOf) -> NDArray[np.bool_]:
+    """Which polygons are turned inside out, as one around a pole is on a map of the other pole.
+
+    Its outer ring turns in another direction than a small triangle at its first point.
+    """
+    import shapely
+
+    parts, owner = shapely.get_parts(shapes, return_index=True)
+    rings, moved = (shapely.get_exterior_ring(one) for one in (parts, shapely.get_parts(placed)))
+    large = shapely.area(shapely.polygons(moved)) > LARGE
+    rings, moved, owner = rings[large], moved[large], owner[large]
+    start = shapely.get_coordinates(shapely.get_point(rings, 0))
+    side = (shapely.get_coordinates(shapely.get_point(rings, 1)) - start) / 2
+    (a, b), (c, d) = (to_pixels(start + one).T - to_pixels(start).T for one in (side, side[:, ::-1] * (-1, 1)))
+    mirrored = shapely.is_ccw(rings) != shapely.is_ccw(moved)
+    found = np.zeros(len(shapes), np.bool_)
+    with np.errstate(invalid="ignore"):
+        found[owner[np.where(mirrored, a * d > b * c, a * d < b * c)]] = True
+    return found
 
 
 def touches(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) -> bool:

@@ -277,3 +277,35 @@ def test_a_zone_whose_edge_lies_on_the_clip_box_is_measured(name, tmp_path):
     np.testing.assert_allclose(found.pixels, [100, 100], rtol=1e-12)
     share = 10_000 / (10_000 + TOUCHED[name].area)
     np.testing.assert_allclose(found.within, [share, 1], rtol=1e-9)
+
+
+GLOBE = (np.zeros((40, 360), np.uint8), Affine(1, 0, -180, 0, -1, 90), "EPSG:4326")
+"""From the north pole to 50 degrees, from line to line."""
+PACIFIC = (np.zeros((40, 360), np.uint8), Affine(1, 0, 0, 0, -1, 90), "EPSG:4326")
+ARCTIC = (np.zeros((100, 100), np.uint8), Affine(50_000, 0, -2_500_000, 0, -50_000, 2_500_000), "EPSG:3413")
+POLE = shapely.Point(300_000, 100_000).buffer(1_500_000)
+LINE = shapely.Point(*pyproj.Transformer.from_crs(4326, 3413, always_xy=True).transform(178, 70)).buffer(400_000)
+
+
+@pytest.mark.parametrize(
+    ("mask", "shape", "crs"),
+    [(GLOBE, POLE, 3413), (PACIFIC, POLE, 3413), (GLOBE, LINE, 3413), (ARCTIC, POLE, 3031)],
+    ids=["around a pole", "around a pole, from 0", "across the line", "around the other pole"],
+)
+def test_a_zone_that_would_run_across_the_map_is_lost_and_others_count(mask, shape, crs, tmp_path):
+    """A ring around a pole is none on a map of longitudes and latitudes; that of the other pole is turned inside out."""
+    labels, transform, own = mask
+    moved = pyproj.Transformer.from_crs(own, crs, always_xy=True).transform
+    other = shapely.transform(square(transform, 20, 20, 30, 28), moved, interleaved=False)
+    found = found_in(tmp_path, ArrayMask(labels, transform, own), [shape, other], f"EPSG:{crs}")
+    assert (found.index.tolist(), found.lost.tolist()) == ([1], [0])
+
+
+@pytest.mark.parametrize(("mask", "shape"), [(ARCTIC, POLE), (ARCTIC, LINE), (PACIFIC, LINE)])
+def test_a_zone_in_the_far_north_is_that_of_its_points(mask, shape, tmp_path):
+    labels, transform, own = mask
+    found = found_in(tmp_path, ArrayMask(labels, transform, own), [shape], "EPSG:3413")
+    rows, cols = (np.mgrid[: 5 * labels.shape[0], : 5 * labels.shape[1]] + 0.5) / 5
+    xy = pyproj.Transformer.from_crs(own, 3413, always_xy=True).transform(*(transform * (cols, rows)))
+    assert found.lost.tolist() == []
+    assert found.pixels[0] == pytest.approx(shapely.contains_xy(shape, *xy).sum() / 25, rel=2e-3)

@@ -128,7 +128,7 @@ Kind = tuple[str, str]
 def _file(path: Path) -> Kind | None:
     with path.open("rb") as stream:
         head = stream.read(HEAD)
-    looks: Iterable[Callable[[Path, bytes], Kind | None]] = (_packed, _zipped, _hdf5, _weights, _by_magic, _by_text)
+    looks: Iterable[Callable[[Path, bytes], Kind | None]] = (_packed, _zipped, _hdf5, _weights, _by_magic, _by_text, _paired)
     return next((kind for look in looks if (kind := look(path, head)) is not None), None)
 
 
@@ -143,6 +143,16 @@ def _by_text(path: Path, head: bytes) -> Kind | None:
         return None  # a picture may contain text, as JPEG 2000 contains GML
     text = head.decode("utf-8", "replace").lower()
     return next(((what, mend) for pattern, what, mend in MARKED if re.search(pattern, text, re.DOTALL)), None)
+
+
+def _paired(path: Path, head: bytes) -> Kind | None:
+    """Voxels of a NIfTI pair, which have no mark of their own."""
+    del head
+    header = path.with_suffix(".hdr")
+    if path.suffix != ".img" or not header.is_file():
+        return None
+    kind = _file(header)
+    return kind if kind is not None and kind[1] == PAIRED else None
 
 
 def _packed(path: Path, head: bytes) -> Kind | None:

@@ -346,3 +346,13 @@ def test_a_volume_under_its_own_name_is_not_to_be_renamed(tmp_path):
         assert describe(tmp_path / name).endswith(
             "is a NIfTI volume: segpipe run labels it, and segpipe inspect shows what it is"
         )
+
+
+def test_the_voxels_of_a_nifti_pair_are_known_by_the_header_beside_them(tmp_path):
+    voxels = tmp_path / "a.img"
+    voxels.write_bytes(bytes(range(1, 200)))
+    assert describe(voxels) is None
+    (tmp_path / "a.hdr").write_bytes(bytes(344) + b"ni1\0")
+    assert f"{voxels} is half of a NIfTI pair: convert both files to one .nii, as with nibabel" in str(describe(voxels))
+    (tmp_path / "a.hdr").write_text("ENVI\nsamples = 4\n")
+    assert describe(voxels) is None

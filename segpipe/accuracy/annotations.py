@@ -21,7 +21,7 @@ from segpipe.formats.registry import by_suffix, split_suffix
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window
 from segpipe.messages.names import Names
-from segpipe.messages.printable import first_few, printable
+from segpipe.messages.printable import dims, first_few, printable
 from segpipe.storage.documents import DocumentError, parse_json
 
 MOST_BYTES = 2**28
@@ -171,7 +171,7 @@ class Annotations:
         size = self.picture.size
         if len(grid.shape) != 2 or (size is not None and size != grid.shape):
             known = "a picture" if size is None else f"{size[1]} x {size[0]} pixels"
-            has = " x ".join(map(str, reversed(grid.shape)))
+            has = dims(reversed(grid.shape))
             raise SourceError(
                 f"annotations must be of the picture of the mask, and {self.picture.path} has {known} for "
                 f"{printable(self.picture.name)}, the mask {has}: export them with the size of the case"

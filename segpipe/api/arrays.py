@@ -10,7 +10,7 @@ from segpipe.errors import SourceError
 from segpipe.formats.source import Begun, Invalid, Pixels
 from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.windows import Window
-from segpipe.network.shapes import by
+from segpipe.messages.printable import dims
 from segpipe.network.spec import ModelSpec
 
 NAME = "the array"
@@ -100,7 +100,7 @@ def _check_shape(pixels: NDArray[Any], model: ModelSpec) -> None:
         mend = "give numpy.moveaxis(array, -1, 0)" if last else f"the model's channels are {_names(model)}"
         raise SourceError(f"{wanted}: {mend}")
     if 0 in shape:
-        raise SourceError(f"{NAME} must have pixels, got {by(shape)}")
+        raise SourceError(f"{NAME} must have pixels, got {dims(shape)}")
 
 
 def _names(model: ModelSpec) -> str:

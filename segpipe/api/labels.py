@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.geometry.grid import BareGrid, Grid
-from segpipe.messages.printable import and_more
+from segpipe.messages.printable import and_more, dims
 from segpipe.results.schema import Record
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Labels:
 
     def __repr__(self) -> str:
         names = and_more([f"{key}: {name}" for key, name in self.classes.items()], 8)
-        size = " x ".join(map(str, self.array.shape))
+        size = dims(self.array.shape)
         return f"Labels of {size}, {self.array.dtype}, nodata {self.nodata}; {names}"
 
 

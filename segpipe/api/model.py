@@ -17,9 +17,8 @@ from segpipe.cleaning.stage import cleaned_arrays
 from segpipe.contract import Contract
 from segpipe.errors import DeviceError, SettingsError
 from segpipe.formats.case import Case
-from segpipe.messages.printable import and_more
+from segpipe.messages.printable import and_more, dims
 from segpipe.network.read import read_spec
-from segpipe.network.shapes import by
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.agreement import compare_engine
 from segpipe.pipeline.decide import Boxes
@@ -187,7 +186,7 @@ class Model:
         names = self.contract.channel_names
         channels = f"{self.channels} channels" + ("" if names is None else f" ({and_more(names, 8)})")
         classes = f"{len(self.classes)} classes ({and_more(list(self.classes.values()), 8)})"
-        sizes = f"tile {by(self.tile)}, overlap {by(self.overlap)}"
+        sizes = f"tile {dims(self.tile)}, overlap {dims(self.overlap)}"
         return f"Model {self.spec.title}: {channels} to {classes}, {sizes}, on {self.spec.device}"
 
 

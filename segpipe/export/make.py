@@ -31,10 +31,10 @@ from segpipe.export.terms import Terms, draw_up, read_terms
 from segpipe.export.tiles import Samples, Tiles, noise, random_tiles, raw_tiles, scene_samples
 from segpipe.export.verify import BATCHES, Verification, check_agreement, check_steady, compare
 from segpipe.geometry.layout import Layout
+from segpipe.messages.printable import dims
 from segpipe.network.device import open_session
 from segpipe.network.model_file import external_data, read_model
 from segpipe.network.scaling import fixed_scaling, of_input
-from segpipe.network.shapes import by
 from segpipe.network.signature import signature
 from segpipe.network.spec import ModelSpec
 from segpipe.network.view import Probe, measured_margin
@@ -169,7 +169,7 @@ def _margin(scorer: Scorer, shape: tuple[int, ...], contract: Contract) -> tuple
     if named is not None and any(named) and named != margin:
         raise ExportError(
             f"margin must be the network's, measured as {'none' if margin is None else list(margin)} from the scores "
-            f"{by(probe.sizes)} of a tile of {by(probe.tile)}, got {list(named)}: leave it out"
+            f"{dims(probe.sizes)} of a tile of {dims(probe.tile)}, got {list(named)}: leave it out"
         )
     return margin
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from segpipe.errors import ExportError
 from segpipe.export.families import in_a_line
-from segpipe.network.shapes import by, margin_by_size
+from segpipe.messages.printable import dims
+from segpipe.network.shapes import margin_by_size
 
 CONVENTIONS = ("out", "logits", "scores", "sem_seg", "pred")
 """Keys under which libraries return scores together with auxiliary outputs: ``out`` in torchvision, ``logits`` in
@@ -83,7 +84,7 @@ def _run(network: nn.Module, shape: tuple[int, ...]) -> Outputs:
         with torch.inference_mode():
             given = network(torch.zeros(shape))
     except Exception as error:  # noqa: BLE001 - a network may raise anything
-        raise ExportError(f"the network does not run on {by(shape)}: {in_a_line(error)}") from None
+        raise ExportError(f"the network does not run on {dims(shape)}: {in_a_line(error)}") from None
     if outputs := outputs_of(given):
         return outputs
     raise ExportError(
@@ -138,7 +139,7 @@ def check_shape(found: tuple[int, ...], shape: tuple[int, ...], classes: int, ou
     if len(found) not in (3, 4) or found[0] != shape[0] or (found[1] if len(found) == 4 else 1) != classes:
         others = f" of outputs {_listed(outputs)}" if len(outputs) > 1 else ""
         raise ExportError(
-            f"the network must give {classes} scores per pixel, as the classes say, got output {by(found)}{others}: "
+            f"the network must give {classes} scores per pixel, as the classes say, got output {dims(found)}{others}: "
             f"correct --classes, task or the head's size{', or name another by --score' if others else ''}"
         )
     if not _may_be_middle(found[-2:], shape[-2:]):
@@ -150,7 +151,7 @@ def check_not_stretched(found: Sequence[int], image: Sequence[int]) -> None:
     if _is_stretched(found, image):
         raise ExportError(
             f"scores must have the image's size, an integer fraction of it, or as much less on both sides, got "
-            f"{by(found)} for {by(image)}: "
+            f"{dims(found)} for {dims(image)}: "
             "take a tile that is a multiple of the network's stride, or pad inside the network, so that sizes are kept"
         )
 
@@ -171,4 +172,4 @@ def _listed(outputs: Outputs) -> str:
 
 
 def _shown(name: str, tensor: Tensor) -> str:
-    return f"{name} ({by(tuple(tensor.shape))})"
+    return f"{name} ({dims(tuple(tensor.shape))})"

@@ -10,6 +10,7 @@ from segpipe.errors import SourceError
 from segpipe.formats.source import Begun, Invalid, Pixels, Source
 from segpipe.geometry.voxel_grid import VoxelGrid, furthest_apart
 from segpipe.geometry.windows import Window
+from segpipe.messages.printable import dims
 
 APART = 0.1
 """Largest distance, in voxels, between the same corner of two channels: registered series differ by rounding."""
@@ -96,7 +97,7 @@ def _check_grids(first: Source, other: Source) -> None:
     assert isinstance(two, VoxelGrid)
     both, mend = f"{first.files[0]} and {other.files[0]}", "resample one to the grid of the other"
     if one.shape != two.shape:
-        sizes = " and ".join(" x ".join(map(str, grid.shape)) for grid in (one, two))
+        sizes = " and ".join(dims(grid.shape) for grid in (one, two))
         raise SourceError(f"{both}: channels of a case must have one grid, got {sizes} voxels: {mend}")
     apart = furthest_apart(np.array(one.affine), np.array(two.affine), one.shape)
     if not apart <= APART * min(one.spacing):

@@ -45,6 +45,15 @@ def and_more(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
+def dims(sizes: Iterable[object]) -> str:
+    """Sizes for a message.
+
+    >>> dims((256, 512))
+    '256 x 512'
+    """
+    return " x ".join(map(str, sizes))
+
+
 def one_row(text: str) -> str:
     """Escape only what would break a line or a program that reads it.
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from segpipe.errors import ModelError
+from segpipe.messages.printable import dims
 from segpipe.network.activation import Raw, by_class
 from segpipe.network.coarser import stride_between
 from segpipe.network.noise import loud_tiles, noise_tiles
-from segpipe.network.shapes import by, margin_by_size
+from segpipe.network.shapes import margin_by_size
 from segpipe.network.spec import ModelSpec
 from segpipe.network.view import (
     Probe,
@@ -48,13 +49,13 @@ def check_view(spec: ModelSpec, raw: Raw) -> None:
     elif any(margin):
         raise ModelError(
             f"{spec.path}: with margin = {list(margin)}, the output must be the middle of the tile, and is all of it on a "
-            f"coarser grid: a change of the tile of {by(probe.tile)} shows smaller in the output of {by(probe.sizes)}: "
+            f"coarser grid: a change of the tile of {dims(probe.tile)} shows smaller in the output of {dims(probe.sizes)}: "
             "leave margin out of the contract"
         )
     elif view == "middle":
         raise ModelError(
             f"{spec.path}: without margin in the contract, the output must show the whole tile, and it is the middle of it: "
-            f"a change of the tile of {by(probe.tile)} shows unscaled in the output of {by(probe.sizes)}: {_mend(probe)}"
+            f"a change of the tile of {dims(probe.tile)} shows unscaled in the output of {dims(probe.sizes)}: {_mend(probe)}"
         )
 
 
@@ -64,8 +65,9 @@ def _check_stride(spec: ModelSpec, probe: Probe, taken: Sequence[float]) -> None
     if stride is not None:
         margin = coarse_margin(probe.tile, probe.sizes, stride)
         raise ModelError(
-            f"{spec.path}: the output must lie where the contract says, and its {by(probe.sizes)} pixels are the middle of "
-            f"the tile of {by(probe.tile)} on a grid of stride {stride}: set margin = {list(margin or ())} in the contract"
+            f"{spec.path}: the output must lie where the contract says, and its {dims(probe.sizes)} pixels are the middle "
+            f"of the tile of {dims(probe.tile)} on a grid of stride {stride}: set margin = {list(margin or ())} in the "
+            "contract"
         )
 
 

@@ -8,8 +8,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from segpipe.errors import ContractError, ModelError
+from segpipe.messages.printable import dims
 from segpipe.network.coarser import CoarserGrid, placed_on
-from segpipe.network.shapes import by
 from segpipe.network.spec import ModelSpec
 
 COORDINATES = {"half_pixel": "half_pixel", "align_corners": "align_corners"}
@@ -78,8 +78,8 @@ def _cut(spatial: tuple[int, ...], spec: ModelSpec) -> tuple[int, ...]:
     if spatial == tiling.tile or _whole_stride(tiling.tile, spatial):
         return (0,) * len(spatial)
     raise ModelError(
-        f"{spec.path}: the output must be the tile without its margin, {by(tiling.input)} - 2 * {by(tiling.margin)} = "
-        f"{by(tiling.tile)}, or one pixel per stride of it, or the whole tile, got {by(spatial)}: "
+        f"{spec.path}: the output must be the tile without its margin, {dims(tiling.input)} - 2 * {dims(tiling.margin)} = "
+        f"{dims(tiling.tile)}, or one pixel per stride of it, or the whole tile, got {dims(spatial)}: "
         f"{_right_margin(spatial, spec)}"
     )
 
@@ -97,7 +97,7 @@ def _right_margin(spatial: tuple[int, ...], spec: ModelSpec) -> str:
     if min(less) < 0:
         return "correct the tile in the contract, or leave margin out"
     if any(n % 2 for n in less):
-        return f"{by(less)} pixels less are not the same number on both sides: take the --tile that it was trained on"
+        return f"{dims(less)} pixels less are not the same number on both sides: take the --tile that it was trained on"
     return f"set margin = {[n // 2 for n in less]} in the contract if it is the middle of the tile"
 
 
@@ -107,7 +107,7 @@ def _placed(spec: ModelSpec, sizes: tuple[int, ...]) -> CoarserGrid:
     if placed is None:
         raise ModelError(
             f"{spec.path}: the output must have the input's size, or one pixel per stride, rounded up or down, got "
-            f"{by(sizes)} for a tile of {by(tile)}: {_mend(tile, sizes)}"
+            f"{dims(sizes)} for a tile of {dims(tile)}: {_mend(tile, sizes)}"
         )
     return placed
 

@@ -6,12 +6,6 @@ import onnx
 
 from segpipe.geometry.layout import Layout
 
-
-def by(sizes: Sequence[int]) -> str:
-    """Format sizes for a message."""
-    return " x ".join(map(str, sizes))
-
-
 Shapes = Mapping[str, Sequence[int]]
 """Shapes of inputs by name, each in the input's own order of axes."""
 

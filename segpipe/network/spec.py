@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.geometry.windows import Tiling
+from segpipe.messages.printable import dims
 from segpipe.network.averaging import AS_IT_IS, Axes
 from segpipe.network.device import ON_HOST, DeviceMemory, Kind, Options
 from segpipe.network.ending import Ending
 from segpipe.network.feeds import Feed
 from segpipe.network.newer import Older
 from segpipe.network.openvino_session import Engine
-from segpipe.network.shapes import by
 from segpipe.settings import BlendOn, Like
 
 Blended = BlendOn | Literal["labels"]
@@ -147,7 +147,7 @@ class ModelSpec:
         if self.contract.neighbours and len(shape) == 2:
             raise SourceError(
                 f"a model that takes neighbouring slices (neighbours = {self.contract.neighbours}) needs volumes, got an "
-                f"image of {by(shape)}: give all slices as one file, such as .nii.gz"
+                f"image of {dims(shape)}: give all slices as one file, such as .nii.gz"
             )
         if len(shape) == layout.ndim:
             return self.tiling
@@ -155,10 +155,10 @@ class ModelSpec:
             return self.tiling.sliced()
         if layout.is_volume and len(shape) == 2:
             raise SourceError(
-                f"a model of volumes needs volumes, got an image of {by(shape)} and the model {self.path} of layout "
+                f"a model of volumes needs volumes, got an image of {dims(shape)} and the model {self.path} of layout "
                 f'"{layout}": take a model of images, or give all slices as one file, such as .nii.gz'
             )
-        raise SourceError(f"a case must have 2 spatial axes, or 3 for a volume, got {by(shape)}: give one image or volume")
+        raise SourceError(f"a case must have 2 spatial axes, or 3 for a volume, got {dims(shape)}: give one image or volume")
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import onnx
 from segpipe.contract import DEFAULT_ALIGN, Contract
 from segpipe.errors import ContractError, SettingsError
 from segpipe.geometry.windows import Tiling
+from segpipe.messages.printable import dims
 from segpipe.network.scores_needed import resolve_blend
-from segpipe.network.shapes import by
 from segpipe.network.signature import TensorSpec
 from segpipe.network.stride_seen import likely_align, stride_seen
 from segpipe.network.template import IMAGE_TILE, VOLUME_TILE
@@ -28,14 +28,14 @@ def resolve_tiling(settings: Settings, contract: Contract, image: TensorSpec, pr
     tile = asked or tuple(n for n in fixed if n is not None)
     if any(f is not None and f != t for f, t in zip(fixed, tile, strict=True)):
         raise ContractError(
-            f"the tile must be the model's, got {by(tile)} and {path} takes {by([f or 0 for f in fixed])}: "
+            f"the tile must be the model's, got {dims(tile)} and {path} takes {dims([f or 0 for f in fixed])}: "
             f"give --tile {','.join(str(f or t) for f, t in zip(fixed, tile, strict=True))}"
         )
     whole, margin = None not in fixed, contract.axes("margin", ndim) or (0,) * ndim
     scored = tuple(t - 2 * m for t, m in zip(tile, margin, strict=True))
     if min(scored) < 1:
         raise ContractError(
-            f"the tile must be larger than twice the margin, got tile {by(tile)} and margin {by(margin)}: take a larger "
+            f"the tile must be larger than twice the margin, got tile {dims(tile)} and margin {dims(margin)}: take a larger "
             "--tile, or correct margin in the contract"
         )
     align = contract.axes("align", ndim) or (_align(proto, tile, margin) if whole else DEFAULT_ALIGN,) * ndim
@@ -58,8 +58,8 @@ def _check_phase(tile: tuple[int, ...], contract: Contract, align: tuple[int, ..
         return
     near = [o + round((t - o) / a) * a for t, o, a in zip(tile, own, align, strict=True)]
     raise SettingsError(
-        f"with a margin, the tile must differ from the contract's by multiples of align, got tile {by(tile)} for {path} "
-        f"with tile {by(own)} and align {by(align)}: take --tile {','.join(map(str, near))}"
+        f"with a margin, the tile must differ from the contract's by multiples of align, got tile {dims(tile)} for {path} "
+        f"with tile {dims(own)} and align {dims(align)}: take --tile {','.join(map(str, near))}"
     )
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import ModelError
+from segpipe.messages.printable import dims
 from segpipe.network.coarser import stride_between
-from segpipe.network.shapes import by, margin_by_size
+from segpipe.network.shapes import margin_by_size
 
 Tiles = NDArray[Any]
 Scores = NDArray[np.float32]
@@ -97,18 +98,18 @@ def measured_margin(probe: Probe, name: str) -> tuple[int, ...] | None:
         return None
     if view == "whole":
         raise ModelError(
-            f"{name}: an output of the whole tile must have its size, or one pixel per stride, got {by(probe.sizes)} "
-            f"for a tile of {by(probe.tile)}: take a tile that is a multiple of the network's stride"
+            f"{name}: an output of the whole tile must have its size, or one pixel per stride, got {dims(probe.sizes)} "
+            f"for a tile of {dims(probe.tile)}: take a tile that is a multiple of the network's stride"
         )
     if view is None:
         raise ModelError(
-            f"{name}: the output of {by(probe.sizes)} must be the middle of the tile of {by(probe.tile)} or all of it, and "
-            "noise does not show which: set margin in the contract if it is the middle"
+            f"{name}: the output of {dims(probe.sizes)} must be the middle of the tile of {dims(probe.tile)} or all of it, "
+            "and noise does not show which: set margin in the contract if it is the middle"
         )
     if margin is None:
         raise ModelError(
             f"{name}: the output must lie in the middle of the tile, with as many pixels on both sides, got "
-            f"{by(probe.sizes)} of a tile of {by(probe.tile)}: take the tile that it was trained on"
+            f"{dims(probe.sizes)} of a tile of {dims(probe.tile)}: take the tile that it was trained on"
         )
     check_centred(probe, name)
     return margin
@@ -230,8 +231,8 @@ def check_centred(probe: Probe, name: str) -> None:
     if any(unseen):
         right = [n - less for n, less in zip(probe.tile, unseen, strict=True)]
         raise ModelError(
-            f"{name}: the output must lie in the middle of the tile, and of a tile of {by(probe.tile)} the network leaves "
-            f"out {by(unseen)} pixels at one end only: take --tile {','.join(map(str, right))}"
+            f"{name}: the output must lie in the middle of the tile, and of a tile of {dims(probe.tile)} the network leaves "
+            f"out {dims(unseen)} pixels at one end only: take --tile {','.join(map(str, right))}"
         )
 
 

@@ -10,9 +10,9 @@ from segpipe.formats.registry import FORMATS, RASTER
 from segpipe.geometry.division import MOST_PIECES
 from segpipe.geometry.regridding import AT_ONCE, Regridding
 from segpipe.geometry.windows import Cover
+from segpipe.messages.printable import dims
 from segpipe.network.arrays import FLOAT, HOST, LAG_BATCHES
 from segpipe.network.session import has_large_scores
-from segpipe.network.shapes import by
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.ahead import tiles_ahead
 from segpipe.pipeline.stretch import STRETCH_BYTES
@@ -290,7 +290,7 @@ def refuse_large_case(path: str, cover: Cover, model: ModelSpec, block: int, all
     """
     if (least := least_bytes(cover, model, block)) > allowed:
         raise SourceError(
-            f"{path}: {by(cover.shape)} pixels in blocks of {in_words(block)} need at least {in_words(least)} of memory, "
+            f"{path}: {dims(cover.shape)} pixels in blocks of {in_words(block)} need at least {in_words(least)} of memory, "
             f"and a worker may use {in_words(allowed)}: raise --memory, or check the file, whose header may be damaged"
         )
 
@@ -304,7 +304,7 @@ def refuse_fine_case(path: str, regridding: Regridding, cover: Cover, allowed: f
     tile, own = cover.tiling.input, regridding.extent(cover.tiling.input)
     if (least := MASKS * math.prod(own)) > allowed:
         raise SourceError(
-            f"{path}: a tile of {by(tile)} pixels of the model covers {by(own)} pixels of the case, which take at least "
+            f"{path}: a tile of {dims(tile)} pixels of the model covers {dims(own)} pixels of the case, which take at least "
             f"{in_words(least)} of memory, and a worker may use {in_words(allowed)}: lower --tile, raise --memory, or "
             "resample the file"
         )
@@ -319,7 +319,7 @@ def refuse_large_tile(model: ModelSpec, allowed: float) -> None:
     contract = model.contract
     if (least := _image_bytes(model) + _score_bytes(model)) > allowed:
         raise ModelError(
-            f"{model.batch} tile(s) of {by(model.tiling.input)} pixels with {contract.input_channels} channels and "
+            f"{model.batch} tile(s) of {dims(model.tiling.input)} pixels with {contract.input_channels} channels and "
             f"{contract.scores} classes need at least {in_words(least)} of memory, and a worker may use "
             f"{in_words(allowed)}: lower --tile or --batch, or raise --memory"
         )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import ModelError
+from segpipe.messages.printable import dims
 from segpipe.network.activation import by_class
 from segpipe.network.ensemble import tried
 from segpipe.network.form import unsteady
@@ -18,7 +19,6 @@ from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
 from segpipe.network.newer import check_converted
 from segpipe.network.outputs import check_output
 from segpipe.network.session import close_kept
-from segpipe.network.shapes import by
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.memory import refuse_large_tile
@@ -64,12 +64,12 @@ def try_out(spec: ModelSpec, *, keep: bool = False) -> ModelSpec:
 def _alone(spec: ModelSpec) -> ModelSpec:
     """Try one network."""
     if spec.batch * math.prod(spec.tiling.input) > ANNOUNCED:
-        LOG.warning("trying %s on a tile of %s, which may take a while", spec.path, by(spec.tiling.input))
+        LOG.warning("trying %s on a tile of %s, which may take a while", spec.path, dims(spec.tiling.input))
     check_converted(spec, batch_tiles)
     try:
         return _in_time(_try_host if spec.on_host else _try_device, spec)
     except MemoryError:
-        raise ModelError(f"a tile of {by(spec.tiling.input)} does not fit into memory: lower --tile or --batch") from None
+        raise ModelError(f"a tile of {dims(spec.tiling.input)} does not fit into memory: lower --tile or --batch") from None
 
 
 def _in_time(trial: Callable[[ModelSpec, OnOpen], ModelSpec], spec: ModelSpec) -> ModelSpec:
@@ -83,8 +83,8 @@ def _in_time(trial: Callable[[ModelSpec, OnOpen], ModelSpec], spec: ModelSpec) -
         return call.result(TRIAL_SECONDS if spec.on_host else None, patience=PATIENCE)
     except TooLongError:
         raise ModelError(
-            f"{spec.path} must score a batch of {spec.batch} tiles of {by(spec.tiling.input)} within {TRIAL_SECONDS:g} s, "
-            "and does not: lower --tile or --batch; a graph with an endless loop never ends"
+            f"{spec.path} must score a batch of {spec.batch} tiles of {dims(spec.tiling.input)} within "
+            f"{TRIAL_SECONDS:g} s, and does not: lower --tile or --batch; a graph with an endless loop never ends"
         ) from None
 
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from segpipe.messages.console import echo
+from segpipe.messages.printable import dims
 
 if TYPE_CHECKING:  # torch and all that comes with it
     from segpipe.export.attach import Attached
@@ -15,7 +16,7 @@ def print_export(exported: "Exported") -> None:
     for note in exported.notes:
         echo(f"note: {note}", err=True)
     size = "rows and columns free" if exported.free_size else "size fixed to the tile"
-    tile = " x ".join(map(str, contract.tile or ()))
+    tile = dims(contract.tile or ())
     shift = "" if exported.stride.equivariant else f", though scores change by {exported.stride.error:.1%} under such shifts"
     score = contract.provenance["verification"].get("output")
     whose = f"torch's output {score}" if score else "torch"

@@ -10,7 +10,7 @@ from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.unpacking import unpacking, unpacking_shortages
 from segpipe.jobs.worker_pool import memory_mb
 from segpipe.messages.console import echo
-from segpipe.messages.printable import and_more
+from segpipe.messages.printable import and_more, dims
 from segpipe.pipeline.memory import worker_memory
 from segpipe.results.records import Run
 from segpipe.terminal.progress import say
@@ -20,7 +20,7 @@ def print_plan(prepared: Prepared) -> None:
     """Print what a run would do, for ``--dry-run``."""
     run, plan = prepared.run, prepared.plan
     for planned in plan.seen:
-        size, element = " x ".join(map(str, planned.shape)), FORMATS[planned.case.format].element
+        size, element = dims(planned.shape), FORMATS[planned.case.format].element
         say(f"case  {planned.case.name}  {size} {element.replace('voxel', 'voxels')}  {planned.windows} windows")
         for note in planned.notes:
             say(f"note  {planned.case.name}: {note}")

@@ -13,6 +13,7 @@ from segpipe.formats.channels import channels_of
 from segpipe.formats.registry import element_of, environment
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.jobs.prepare import area_of
+from segpipe.messages.printable import dims
 from segpipe.overrides import Overrides
 from segpipe.pipeline.infer import load_model
 from segpipe.pipeline.memory import network_bytes
@@ -329,4 +330,4 @@ def _hopeful(settings: Sequence[Setting], seconds: dict[Setting, list[float]]) -
 
 
 def _by(sizes: Axes) -> str:
-    return str(sizes[0]) if len(set(sizes)) == 1 else " x ".join(map(str, sizes))
+    return str(sizes[0]) if len(set(sizes)) == 1 else dims(sizes)

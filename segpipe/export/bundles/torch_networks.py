@@ -22,8 +22,8 @@ from segpipe.export.outputs import outputs_of
 from segpipe.export.programs import opened
 from segpipe.export.tiles import noise
 from segpipe.export.weights import fit, form_of, read_checkpoint
+from segpipe.messages.printable import dims
 from segpipe.network.device import open_session
-from segpipe.network.shapes import by
 
 CLOSE = 1e-4
 """Largest difference of a score from torch's, relative to the largest score."""
@@ -127,7 +127,7 @@ def _scores(network: Network, shape: tuple[int, ...], described: Described) -> s
         with torch.inference_mode():
             outputs = outputs_of(network.module(torch.zeros(1, *shape)))
     except Exception as error:  # noqa: BLE001 - a network may raise anything
-        raise ExportError(f"the network does not run on {by((1, *shape))}: {in_a_line(error)}") from None
+        raise ExportError(f"the network does not run on {dims((1, *shape))}: {in_a_line(error)}") from None
     wanted = (1, described.scores, *shape[1:])
     fit_names = [name for name, tensor in outputs.items() if tuple(tensor.shape) == wanted]
     asked = str(described.tensors[1])
@@ -135,9 +135,9 @@ def _scores(network: Network, shape: tuple[int, ...], described: Described) -> s
         return asked
     if len(fit_names) == 1:
         return fit_names[0]
-    found = ", ".join(f"{name or 'its output'} ({by(tuple(tensor.shape))})" for name, tensor in outputs.items())
+    found = ", ".join(f"{name or 'its output'} ({dims(tuple(tensor.shape))})" for name, tensor in outputs.items())
     raise ExportError(
-        f"the network must give one output of {by(wanted)}, as its description says, got {found}: "
+        f"the network must give one output of {dims(wanted)}, as its description says, got {found}: "
         + ("name it by --contract, with output = ..." if fit_names else "correct the description, or tile by --contract")
     )
 

@@ -24,7 +24,7 @@ from segpipe.export.nnunet.trainer import check_trainer
 from segpipe.export.stride import Score, Stride
 from segpipe.export.tiles import noise
 from segpipe.export.verify import check_steady
-from segpipe.network.shapes import by
+from segpipe.messages.printable import dims
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def check_scores(torch_scores: Score, shape: tuple[int, ...], scores: int) -> No
     found = torch_scores(tiles[0][None]).shape
     if found != (1, scores, *shape[1:]):
         raise ExportError(
-            f"the network must give {scores} scores for each voxel of the patch, got {by(found)} for {by(shape)}: take "
+            f"the network must give {scores} scores for each voxel of the patch, got {dims(found)} for {dims(shape)}: take "
             "plans.json and dataset.json of its training"
         )
     check_steady(torch_scores, tiles)

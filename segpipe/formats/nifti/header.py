@@ -26,6 +26,7 @@ from segpipe.formats.volume.file import (
     source_errors,
 )
 from segpipe.geometry.voxel_grid import VoxelGrid, furthest_apart, matrix_rows
+from segpipe.messages.printable import dims
 from segpipe.storage.content import describe
 
 PLAIN, PACKED = ".nii", ".nii.gz"
@@ -206,7 +207,7 @@ def _count(path: str, header: Any, several: int) -> int:
     rank, *sizes = (int(n) for n in header["dim"])
     more = [n for n in sizes[3:rank] if n > 1]
     if more not in ([], [several]):
-        times, wanted = " x ".join(map(str, sizes[3:rank])), f", or {several} for the model's channels" * (several > 1)
+        times, wanted = dims(sizes[3:rank]), f", or {several} for the model's channels" * (several > 1)
         raise SourceError(f"{path} must hold one volume{wanted}, and holds {times} of them: {SEVERAL}")
     return more[0] if more else 1
 

@@ -15,6 +15,7 @@ from rasterio.io import DatasetReader
 
 from segpipe.errors import SourceError
 from segpipe.geometry.windows import Window
+from segpipe.messages.printable import dims
 from segpipe.storage.paths import in_bucket, is_remote
 from segpipe.storage.s3 import read_range
 
@@ -105,7 +106,7 @@ def turn_of(dataset: DatasetReader, path: str, *, place: bool) -> tuple[Turn, li
         notes = [f"its orientation tag, {orientation}, is left alone: the file is georeferenced as its pixels are stored"]
         orientation = UPRIGHT
     elif orientation != UPRIGHT:
-        stored = " x ".join(map(str, dataset.shape))
+        stored = dims(dataset.shape)
         notes = [f"turned upright, as its orientation tag, {orientation}, says: {stored} rows and columns are stored"]
     return Turn(orientation, dataset.shape), notes
 

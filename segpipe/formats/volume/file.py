@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from segpipe.errors import SourceError, one_line
 from segpipe.geometry.voxel_grid import VoxelGrid, shear, spanned_volume
+from segpipe.messages.printable import dims
 
 GZIP = b"\x1f\x8b"
 
@@ -139,7 +140,7 @@ def check_packed(volume: Volume, size: int) -> None:
 
 
 def _said(volume: Volume) -> str:
-    sizes = " x ".join(map(str, (*reversed(volume.shape), volume.count)[: 3 + (volume.count > 1)]))
+    sizes = dims((*reversed(volume.shape), volume.count)[: 3 + (volume.count > 1)])
     return f"its header says {sizes} voxels of {volume.stored.itemsize} bytes"
 
 

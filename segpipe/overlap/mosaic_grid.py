@@ -132,7 +132,10 @@ def _bounds(grids: Sequence[RasterGrid], crs: CRS, lattice: Affine) -> Float:
     turn, inverse, found = wrap_length(CrsFacts(horizontal(crs), crs_name(crs))), ~lattice, []
     outlines = [_ends(_outline(grid, crs), inverse, turn) for grid in grids]
     if turn:
-        outlines = _unwrapped(outlines, turn)
+        wide = [(grid, y) for grid, (x, y) in zip(grids, outlines, strict=True) if np.ptp(x) > turn / 2]
+        reached = [(pole, y) for grid, y in wide if (pole := _pole_within(grid, crs)) is not None]
+        around = [_whole_turn(y[0] if math.isnan(pole) else pole, turn) for pole, y in reached]
+        outlines = _within_a_turn([*_unwrapped(outlines, turn), *around], turn)
     for x, y in outlines:
         col, row = inverse * (x, y)
         found.append(((col.min(), row.min()), (col.max(), row.max())))
@@ -185,3 +188,36 @@ def _unwrapped(outlines: Sequence[tuple[Float, Float]], turn: float) -> list[tup
     moved = start + (middles - start) % turn
     base = turn * np.rint(np.median(moved) / turn)  # close to the usual range of coordinates
     return [(x + shift, y) for (x, y), shift in zip(outlines, moved - middles - base, strict=True)]
+
+
+def _pole_within(grid: RasterGrid, crs: CRS) -> float | None:
+    """Latitude of the pole inside of a grid, in the unit of a CRS, NaN if that is a projection; None if there is none.
+
+    Such a grid reaches around the Earth, and none of its sampled points need lie at the ends of the map.
+    """
+    target = CrsFacts(horizontal(crs), crs_name(crs))
+    if _same_crs(grid, crs) or grid.crs is None:
+        return None
+    geodetic = target.crs if target.is_plain else target.geodetic
+    quarter = math.pi / 2 / (target.radians if target.is_plain else target.geodetic_radians)
+    between, inverse = Transformer.from_crs(geodetic, horizontal(grid.crs), always_xy=True), ~_transform(grid)
+    for pole in (-quarter, quarter):
+        x, y = between.transform(0.0, pole)
+        if math.isfinite(x) and math.isfinite(y):
+            col, row = inverse * (x, y)
+            if 0 < row < grid.shape[0] and 0 < col < grid.shape[1]:
+                return pole if target.is_plain else math.nan
+    return None
+
+
+def _whole_turn(y: float, turn: float) -> tuple[Float, Float]:
+    return np.array([-turn / 2, turn / 2]), np.array([y, y])
+
+
+def _within_a_turn(outlines: Sequence[tuple[Float, Float]], turn: float) -> list[tuple[Float, Float]]:
+    """Outlines cut to one turn around the Earth, that of the widest, if together they reach further than that."""
+    west, east = (np.array([end(x) for x, _ in outlines]) for end in (np.min, np.max))
+    if east.max() - west.min() <= turn:
+        return list(outlines)
+    start = west[np.argmax(east - west)]
+    return [(np.clip(x, start, start + turn), y) for x, y in outlines]

@@ -81,7 +81,20 @@ def test_both_sides_of_a_turn_are_close(starts: tuple[float, float]) -> None:
 
 def test_all_the_earth_is_no_turn_too_many() -> None:
     grids = [grid(Affine(0.5, 0, west, 0, -0.5, 20), "EPSG:4326") for west in range(-180, 180, 45)]
-    assert frame(*grids)[0] == (80, 730)
+    assert frame(*grids)[:2] == ((80, 720), Affine(0.5, 0, -180, 0, -0.5, 20))  # five degrees of the last are the first ones
+
+
+@pytest.mark.parametrize(("south", "crs"), [(False, "EPSG:3413"), (True, "EPSG:3031")])
+@pytest.mark.parametrize("left", [-400_000, -70_000])
+def test_a_mask_around_a_pole_takes_all_longitudes_and_the_pole(south: bool, crs: str, left: float) -> None:
+    """Points of the mask that are looked at leave gaps of some degrees between them, and the pole is none of them."""
+    one = grid(Affine(10_000, 0, left, 0, -10_000, 395_000), crs, (80, 80))
+    shape, transform, _ = frame(one, crs="EPSG:4326", resolution=0.25)
+    assert (shape[1], transform.c) == (1440, -180)
+    assert (transform.f - 0.25 * shape[0] if south else transform.f) == (-90 if south else 90)
+    globe = grid(Affine(0.5, 0, -180, 0, -0.5, 88), "EPSG:4326", (200, 720))
+    assert frame(one, globe, crs="EPSG:4326")[0][1] == 720
+    assert frame(one, crs="EPSG:6933", resolution=20_000)[0][1] == 1738  # of 17,367.5 km to both sides
 
 
 def test_a_grid_that_gdal_cannot_hold_is_refused() -> None:

@@ -55,7 +55,7 @@ def mosaic_grid(masks: Sequence[Placed], request: GridRequest) -> MosaicGrid:
     inside = [one for one in masks if _same_crs(one[1], crs)]
     lattice = _lattice(inside, request)
     bounds = _bounds([grid for _, grid in masks], crs, lattice)
-    start, stop = np.floor(bounds[0] + MOST_DRIFT), np.ceil(bounds[1] - MOST_DRIFT)
+    start, stop = _on_earth(np.floor(bounds[0] + MOST_DRIFT), np.ceil(bounds[1] - MOST_DRIFT), crs, lattice)
     cols, rows = (int(n) for n in stop - start)
     if max(cols, rows) > MOST_SIDE:
         raise OverlapError(f"a mosaic may have {MOST_SIDE:,} rows and columns, got {rows:,} x {cols:,}: raise --resolution")
@@ -141,6 +141,17 @@ def _bounds(grids: Sequence[RasterGrid], crs: CRS, lattice: Affine) -> Float:
         found.append(((col.min(), row.min()), (col.max(), row.max())))
     each = np.array(found)
     return np.stack([each[:, 0].min(axis=0), each[:, 1].max(axis=0)])
+
+
+def _on_earth(start: Float, stop: Float, crs: CRS, lattice: Affine) -> tuple[Float, Float]:
+    """First column and row, and the last ones, without those that lie beyond a pole, or a turn away from others."""
+    facts = CrsFacts(horizontal(crs), crs_name(crs))
+    if not facts.is_plain or lattice.b or lattice.d:
+        return start, stop
+    poles = sorted((pole - lattice.f) / lattice.e for pole in (-math.pi / 2 / facts.radians, math.pi / 2 / facts.radians))
+    first, last = math.ceil(poles[0] - 0.5 - MOST_DRIFT), math.floor(poles[1] + 0.5 + MOST_DRIFT)  # by centres of pixels
+    cols = math.ceil(2 * math.pi / facts.radians / abs(lattice.a) - MOST_DRIFT)
+    return np.maximum(start, (start[0], first)), np.minimum(stop, (start[0] + cols, last))
 
 
 CORNERS = 3

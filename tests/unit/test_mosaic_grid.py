@@ -9,7 +9,7 @@ from fields import UTM
 from rasterio.crs import CRS
 
 from segpipe.errors import OverlapError
-from segpipe.geometry.raster_grid import RasterGrid
+from segpipe.geometry.raster_grid import RasterGrid, ground_of
 from segpipe.overlap.mosaic_grid import GridRequest, mosaic_grid
 
 
@@ -92,6 +92,12 @@ def test_a_mask_around_a_pole_takes_all_longitudes_and_the_pole(south: bool, crs
     shape, transform, _ = frame(one, crs="EPSG:4326", resolution=0.25)
     assert (shape[1], transform.c) == (1440, -180)
     assert (transform.f - 0.25 * shape[0] if south else transform.f) == (-90 if south else 90)
+    for resolution in (0.35, 0.7, 7, 100):  # which do not divide a quarter
+        found = mosaic_grid([("c", one)], GridRequest("EPSG:4326", resolution)).grid
+        assert ground_of(found)
+        assert found.transform is not None
+        assert 360 <= found.shape[1] * resolution < 360 + resolution
+        assert abs(found.transform.f - resolution / 2) <= 90
     globe = grid(Affine(0.5, 0, -180, 0, -0.5, 88), "EPSG:4326", (200, 720))
     assert frame(one, globe, crs="EPSG:4326")[0][1] == 720
     assert frame(one, crs="EPSG:6933", resolution=20_000)[0][1] == 1738  # of 17,367.5 km to both sides

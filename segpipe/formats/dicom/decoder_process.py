@@ -22,7 +22,7 @@ class DecodingError(RuntimeError):
     """Another process could not decode a frame, or ended."""
 
 
-class _Helper:
+class _Decoder:
     """The process that decodes for this one; it ends with it."""
 
     def __init__(self) -> None:
@@ -68,52 +68,52 @@ def _ending(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-class _Helpers:
-    """The helper of this process."""
+class _Decoders:
+    """The decoder of this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._helper: _Helper | None = None
+        self._decoder: _Decoder | None = None
 
     def ask(self, request: tuple[str, int, bool]) -> Any:
         with self._lock:
-            if self._helper is None or self._helper.owner != os.getpid():
-                self._helper = _Helper()
+            if self._decoder is None or self._decoder.owner != os.getpid():
+                self._decoder = _Decoder()
             try:
-                return self._helper.ask(request)
+                return self._decoder.ask(request)
             except DecodingError:
-                self._helper = None
+                self._decoder = None
                 raise
             except BaseException:  # as an interrupt: the answer to this request must not be taken for that to the next
-                self._helper.end()
-                self._helper = None
+                self._decoder.end()
+                self._decoder = None
                 raise
 
     def release(self) -> None:
         with self._lock:
-            if self._helper is not None:
-                self._helper.end()
-            self._helper = None
+            if self._decoder is not None:
+                self._decoder.end()
+            self._decoder = None
 
 
-_HELPERS = _Helpers()
+_DECODERS = _Decoders()
 
 
 def decode_in_process(path: str, number: int, alone: bool) -> NDArray[Any]:
-    """The stored pixels of a frame, decoded in the helper of this process, which is started if there is none.
+    """The stored pixels of a frame, decoded in the decoder of this process, which is started if there is none.
 
     Raises:
-        DecodingError: they cannot be decoded, or the helper ended over them.
+        DecodingError: they cannot be decoded, or the decoder ended over them.
     """
-    answer = _HELPERS.ask((path, number, alone))
+    answer = _DECODERS.ask((path, number, alone))
     if isinstance(answer, str):
         raise DecodingError(answer)
     return answer  # type: ignore[no-any-return]
 
 
 def release() -> None:
-    """Stop the helper of this process."""
-    _HELPERS.release()
+    """Stop the decoder of this process."""
+    _DECODERS.release()
 
 
 atexit.register(release)

@@ -129,10 +129,14 @@ class RasterSource:
 
     def _opened(self) -> DatasetReader:
         with self._explained(), source_errors(f"{self._path} cannot be opened", self.files):
-            dataset = open_raster(self._path, remote=self._remote)
+            dataset = self._open()
             self._threads = decoders()  # drivers read this setting when they open a file
             take_exif(dataset)
             return dataset
+
+    def _open(self) -> DatasetReader:
+        """Open the file; a scene of many files opens a VRT of them."""
+        return open_raster(self._path, remote=self._remote)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -77,6 +77,7 @@ class NnunetGrids(Regridding):
 
     @cached_property
     def axes(self) -> tuple[Axis, ...]:
+        """The axes of both grids, with the crop and the padding of each."""
         return tuple(NnunetAxis(*axis) for axis in zip(self.own, self.factors, self.placed, strict=True))
 
     @property

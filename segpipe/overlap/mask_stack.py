@@ -94,6 +94,7 @@ class Rivals:
 
     @property
     def ground(self) -> Ground:
+        """Where the grid of all these masks lies."""
         return self.stack.ground
 
     @property

@@ -1494,7 +1494,7 @@ def test_weights_outside_belong_to_the_model(cli, terms, tmp_path, small_files, 
 # --- what is left behind --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", ["_stride", "to_onnx", "try_out", "converted", "compare", "check", "_origin"])
+@pytest.mark.parametrize("step", ["_stride", "to_onnx", "try_out", "converted", "compare", "check_agreement", "_origin"])
 @pytest.mark.parametrize("error", [ExportError("so it is"), KeyboardInterrupt(), RuntimeError("unforeseen")])
 def test_nothing_is_left_of_an_export_that_ends_early(step, error, export, program, terms, tmp_path, monkeypatch):
     def fail(*arguments: Any, **options: Any) -> Any:

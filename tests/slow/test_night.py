@@ -202,13 +202,32 @@ def test_a_model_that_is_replaced_when_nobody_loads_it_is_the_next_runs(own, roo
     assert_same(out, own / "whole-plain")
 
 
-@pytest.mark.parametrize(("executor", "at_work"), [(ONE_PROCESS, 1), (DASK, 2)], ids=["process", "dask"])
-def test_a_worker_that_hangs_is_replaced(executor, at_work, root, tmp_path):
+HANGING = """
+import os, signal
+from pathlib import Path
+from segpipe.storage.folder import Folder
+
+def hanging(folder, name, whole=Folder.draft):
+    hung = Path(__file__).with_name("hung")
+    if name.endswith(".boxes") and not hung.exists():
+        hung.touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return whole(folder, name)
+
+Folder.draft = hanging
+"""
+"""A worker stands still before it writes its part, the others and its successor do not."""
+
+
+@pytest.mark.parametrize("executor", [ONE_PROCESS, DASK], ids=["process", "dask"])
+def test_a_worker_that_hangs_is_replaced(executor, root, tmp_path, monkeypatch):
     out, log = tmp_path / "out", tmp_path / "first.log"
+    (tmp_path / "sitecustomize.py").write_text(HANGING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     process = begin(root, arguments("plain", out, f"{executor} --parts 2 --job-timeout 10"), log)
-    wait_until(lambda: len(list(out.glob(".drafts/.parts/*/.*.boxes.partial"))) >= at_work, process)
-    os.kill(workers(process.pid)[-1], signal.SIGSTOP)
     assert wait(process, nothing) == 0, log.read_text()
+    assert (tmp_path / "hung").exists()
+    assert "has hung for 10 s" in log.read_text()
     assert_same(out, root / "whole-plain")
     assert left_of(process.pid) == []
 

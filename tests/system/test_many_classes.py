@@ -1,6 +1,7 @@
 """117 classes: labels against whole-volume scores that NumPy and SciPy blend and interpolate, and what memory decides."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from scipy.ndimage import map_coordinates
 
 from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Tiling
+from segpipe.jobs import prepare
 from segpipe.network import session
 from segpipe.network.arrays import HostArrays
 from segpipe.network.device import open_session
 from segpipe.network.session import RuntimeSession
 from segpipe.pipeline import memory
+from segpipe.pipeline.model_check import try_out
 
 CLASSES, TILE, OVERLAP = 117, (16, 16, 16), (8, 8, 8)
 SPACED = {"spacing": [1.5, 1.5, 1.5], "spacing_tolerance": 0.01}
@@ -134,7 +137,9 @@ def test_memory_decides_on_calls_workers_and_parts_where_scores_are_large(
     prepared(tmp_path, (1.5, 1.5, 1.5), (60, 61, 62), **SPACED)
     for name in ("b", "c"):
         (tmp_path / "in" / f"{name}.nii.gz").write_bytes((tmp_path / "in" / "a.nii.gz").read_bytes())
-    monkeypatch.setattr("segpipe.jobs.prepare.processors", lambda: 4)
+    monkeypatch.setattr(prepare, "processors", lambda: 4)
+    # as measured, give or take 2 MB that the process may have had before
+    monkeypatch.setattr(prepare, "try_out", lambda spec, **_: replace(try_out(spec), weights_mb=2.0, network_mb=4.0))
     words = [*RUN[:-2], "-o", "out", "--dry-run"]
 
     def planned(*more: object) -> tuple[int, int, int]:

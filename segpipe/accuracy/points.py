@@ -14,13 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from segpipe.accuracy.draw import DrawnPixel
 from segpipe.accuracy.matrix import read_rows
 from segpipe.accuracy.population import Population
-from segpipe.errors import InputError, InstallationError, OutputError, correct_path, one_line
+from segpipe.errors import InputError, OutputError, correct_path, one_line
 from segpipe.messages.printable import printable, printable_json
-from segpipe.process.extras import install
 from segpipe.storage.documents import DocumentError, parse_json
 from segpipe.storage.files import commit, output_errors, partial, unlinked
 from segpipe.storage.invalid import readable
-from segpipe.vectors.file import LON_LAT, explained, is_pointer, truncated, unwritten
+from segpipe.vectors.file import LON_LAT, explained, is_pointer, needing_extra, truncated, unwritten
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -174,17 +173,14 @@ def _drafted(frame: "GeoDataFrame", path: Path) -> Iterator[Path]:
 @contextmanager
 def _vector_errors(kind: type[InputError] | type[OutputError], what: str, made: Path | None = None) -> Iterator[None]:
     """Turn errors of libraries into one line; ``made`` is the file that is written."""
-    try:
+    with needing_extra("points"):
         from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
-    except ModuleNotFoundError as error:
-        raise InstallationError(f"points need {error.name}, which is not installed: run {install('zones')}") from None
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise InstallationError(f"points need {error.name}, which is not installed: run {install('zones')}") from None
-    except (DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError, OSError, ValueError) as error:
-        why = unwritten(made, error) if made else explained(error) if kind is InputError else one_line(error)
-        raise kind(f"{what}: {why}") from error
+
+        try:
+            yield
+        except (DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError, OSError, ValueError) as error:
+            why = unwritten(made, error) if made else explained(error) if kind is InputError else one_line(error)
+            raise kind(f"{what}: {why}") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -144,7 +144,7 @@ def _bounds(grids: Sequence[RasterGrid], crs: CRS, lattice: Affine) -> Float:
 
 
 def _on_earth(start: Float, stop: Float, crs: CRS, lattice: Affine) -> tuple[Float, Float]:
-    """First column and row, and the last ones, without those that lie beyond a pole, or a turn away from others."""
+    """First and last column and row, limited to the poles and to one turn around the Earth."""
     facts = CrsFacts(horizontal(crs), crs_name(crs))
     if not facts.is_plain or lattice.b or lattice.d:
         return start, stop
@@ -202,7 +202,7 @@ def _unwrapped(outlines: Sequence[tuple[Float, Float]], turn: float) -> list[tup
 
 
 def _pole_within(grid: RasterGrid, crs: CRS) -> float | None:
-    """Latitude of the pole inside of a grid, in the unit of a CRS, NaN if that is a projection; None if there is none.
+    """Latitude of the pole that lies inside a grid, in the unit of a CRS (NaN if that is projected); None if neither does.
 
     Such a grid reaches around the Earth, and none of its sampled points need lie at the ends of the map.
     """
@@ -226,7 +226,7 @@ def _whole_turn(y: float, turn: float) -> tuple[Float, Float]:
 
 
 def _within_a_turn(outlines: Sequence[tuple[Float, Float]], turn: float) -> list[tuple[Float, Float]]:
-    """Outlines cut to one turn around the Earth, that of the widest, if together they reach further than that."""
+    """Outlines; where together they span more than one turn around the Earth, cut to the turn where the widest begins."""
     west, east = (np.array([end(x) for x, _ in outlines]) for end in (np.min, np.max))
     if east.max() - west.min() <= turn:
         return list(outlines)

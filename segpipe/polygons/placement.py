@@ -81,10 +81,9 @@ class Placement:
         return np.stack([x, y], axis=1)
 
     def are_torn(self, shapes: Shapes) -> bool:
-        """Whether polygons in the target have edges that run across its map, from one of its borders to another or around a
-        pole.
+        """Whether polygons in the target have edges that run across its map, from one border to another or around a pole.
 
-        The middle of such an edge lies outside the ball of which its ends are a diameter, on a sphere.
+        On a sphere, the middle of such an edge lies outside the ball that has the edge as its diameter.
         """
         import shapely
 

@@ -80,6 +80,15 @@ def unwritten(path: Path, error: Exception) -> str:
 
 
 @contextmanager
+def needing_extra(what: str = "polygons") -> Iterator[None]:
+    """Turn the error of a missing library into one that asks to install the extra ``zones``; ``what`` needs the library."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InstallationError(f"{what} need {error.name}, which is not installed: run {install('zones')}") from None
+
+
+@contextmanager
 def writing_errors(path: Path, flag: str, kind: type[OutputError | ZonesError]) -> Iterator[None]:
     """Turn errors of the libraries that write vector files into one line, which names the flag of the file.
 
@@ -87,17 +96,14 @@ def writing_errors(path: Path, flag: str, kind: type[OutputError | ZonesError]) 
         InstallationError: an optional dependency is missing.
         OutputError or ZonesError, as ``kind`` says: the file cannot be written.
     """
-    try:
+    with needing_extra():
         from pyarrow.lib import ArrowException
         from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from None
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from None
-    except (ArrowException, DataLayerError, DataSourceError, FeatureError, FieldError, OSError, ValueError) as error:
-        raise kind(f"{flag} {path} cannot be written: {unwritten(path, error)}") from error
+
+        try:
+            yield
+        except (ArrowException, DataLayerError, DataSourceError, FeatureError, FieldError, OSError, ValueError) as error:
+            raise kind(f"{flag} {path} cannot be written: {unwritten(path, error)}") from error
 
 
 @contextmanager
@@ -108,16 +114,13 @@ def vector_errors(path: Path | str) -> Iterator[None]:
         InstallationError: an optional dependency is missing.
         ZonesError: a file cannot be read or written.
     """
-    try:
+    with needing_extra():
         from pyogrio.errors import DataLayerError, DataSourceError
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from None
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from None
-    except (DataLayerError, DataSourceError, OSError, ValueError, CRSError) as error:
-        raise ZonesError(f"{path} cannot be read as a file of polygons: {explained(error)}") from error
+
+        try:
+            yield
+        except (DataLayerError, DataSourceError, OSError, ValueError, CRSError) as error:
+            raise ZonesError(f"{path} cannot be read as a file of polygons: {explained(error)}") from error
 
 
 def explained(error: Exception) -> str:
@@ -139,11 +142,6 @@ def truncated(path: Path) -> str | None:
     words = int.from_bytes(head[24:28], "big") if head[:4] == SHAPEFILE else 0
     says = f"its header says {2 * words:,} bytes, and it has {size:,}"
     return f"{path} is truncated: {says}: copy it again" if size < 2 * words else None
-
-
-def missing_extra(error: ModuleNotFoundError) -> InstallationError:
-    """The error that asks to install the extra ``zones``."""
-    return InstallationError(f"polygons need {error.name}, which is not installed: run {install('zones')}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from segpipe.formats.registry import FORMATS, OpenMask
 from segpipe.geometry.windows import Window
 from segpipe.jobs.status import last_run
 from segpipe.messages.printable import printable
-from segpipe.results.records import read_record, stored_mask
+from segpipe.results.records import finished_record, stored_mask
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.places import store_at
@@ -76,9 +76,9 @@ def population_of(place: str) -> Population:
     store = store_at(place).settled()
     last = last_run(store)
     names = sorted({*last.done, *last.skipped})
-    records = [record for name in names if (record := read_record(store, Case(name, name))) is not None]
-    if not records or len(records) < len(names):
-        raise OutputError(f"{store} must hold a mask and a record of each case that is done: run again with the same output")
+    records = [finished_record(store, Case(name, name)) for name in names]
+    if not records:
+        raise OutputError(f"{store} must hold masks, and no case of the last run has one: run it again")
     for record in records:
         _check(record, records[0])
     rows = [[row for row in record.areas if row["class_id"] is not None] for record in records]

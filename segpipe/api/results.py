@@ -18,7 +18,7 @@ from segpipe.jobs.summary import Summary
 from segpipe.messages.printable import and_more, printable
 from segpipe.overlap.totals import run_totals
 from segpipe.process.environment import clean_environment
-from segpipe.results.records import mask_name, read_record
+from segpipe.results.records import finished_record, mask_name, read_record
 from segpipe.results.schema import Record
 from segpipe.results.totals import UNITS, StatedTotals, Totals
 from segpipe.storage import Store
@@ -51,10 +51,7 @@ class Records(Mapping[str, Record]):
     def __getitem__(self, name: str) -> Record:
         if name not in self._names:
             raise KeyError(name)
-        record = read_record(self._store, _case(name))
-        if record is None:
-            raise OutputError(f"the record of {name} must be readable, and is not: run again with the same output")
-        return record
+        return finished_record(self._store, _case(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

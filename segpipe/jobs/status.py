@@ -19,13 +19,14 @@ from segpipe.messages.redaction import HIDDEN, path_digest, redact_also, without
 from segpipe.network.listed import spec_of_run
 from segpipe.network.spec import ModelSpec
 from segpipe.results.parts import FOLDER, done_parts, parts_folder
-from segpipe.results.records import Run, done_cases, read_record
+from segpipe.results.records import Run, done_cases, finished_record
 from segpipe.results.refused import storable
 from segpipe.results.schema import Record
 from segpipe.results.totals import StatedTotals
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.documents import DocumentError, Text, parse_json
+from segpipe.storage.files import reading_errors
 from segpipe.storage.invalid import readable
 from segpipe.storage.lock import LockState, sign_of
 from segpipe.storage.places import store_at
@@ -126,12 +127,10 @@ def last_run(output: Store) -> LastRun:
     Raises:
         OutputError: it is missing or damaged.
     """
-    try:
-        data = output.read("run.json")
-    except OSError:
-        raise OutputError(
-            f"{output} must be the output of a run, and has no run.json of one: give the folder of --output"
-        ) from None
+    with reading_errors(output.path("run.json")):
+        data = output.read_if_there("run.json")
+    if data is None:
+        raise OutputError(f"{output} must be the output of a run, and has no run.json of one: give the folder of --output")
     try:
         return LastRun.model_validate(parse_json(data))
     except DocumentError as error:
@@ -147,14 +146,13 @@ def finished_records(output: Store) -> list[Record]:
     """Records of the cases of the last run that have a mask, in the order of their names.
 
     Raises:
-        OutputError: there is no such run, or no record.
+        OutputError: there is no such run, no such case, or a record is missing, damaged or cannot be read now.
     """
     last = last_run(output)
     names = sorted({*last.done, *last.skipped})
-    found = [record for name in names if (record := read_record(output, Case(name, name))) is not None]
-    if not found:
-        raise OutputError(f"{output} must hold masks with their records, and no case of the last run has one: run it again")
-    return found
+    if not names:
+        raise OutputError(f"{output} must hold masks, and no case of the last run has one: run it again")
+    return [finished_record(output, Case(name, name)) for name in names]
 
 
 def _settings(output: Store, last: LastRun) -> Settings:

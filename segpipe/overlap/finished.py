@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 from segpipe.choices import OverlapRule
-from segpipe.errors import OutputError, OverlapError, of_system
+from segpipe.errors import OutputError, OverlapError
 from segpipe.formats.registry import CONFIDENCE, FORMATS, OpenMask
 from segpipe.geometry.extents import extent
 from segpipe.geometry.grid import Float, Grid
@@ -104,10 +104,8 @@ def stated_of(record: Record) -> RasterGrid | None:
 
 def _digest(output: Store, record: Record) -> str:
     name = f"{record.case}.json"
-    try:
+    with reading_errors(output.path(name)):
         return hashlib.sha256(output.read(name)).hexdigest()
-    except OSError as error:
-        raise OutputError(f"{output.path(name)} cannot be read: {of_system(error)}") from error
 
 
 @dataclass(frozen=True)

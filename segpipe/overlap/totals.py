@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from segpipe.choices import OverlapRule
-from segpipe.errors import OutputError
 from segpipe.formats.case import Case
 from segpipe.geometry.extents import extent, meeting
 from segpipe.geometry.grid import M2_PER_HA, Float
@@ -14,7 +13,7 @@ from segpipe.geometry.raster_grid import NoGroundError, ground_of
 from segpipe.overlap.doubled import Doubled, Part, doubled_of
 from segpipe.overlap.finished import FinishedCase, extent_of, stated_of
 from segpipe.overlap.order import Neighbourhood
-from segpipe.results.records import read_record, records
+from segpipe.results.records import finished_record, records
 from segpipe.results.schema import Record
 from segpipe.results.totals import StatedTotals, Sum, Totals
 from segpipe.storage import Store
@@ -84,10 +83,7 @@ def _meeting(output: Store, places: _Places, rule: OverlapRule) -> Neighbourhood
 
 
 def _finished(output: Store, name: str) -> FinishedCase:
-    record = read_record(output, Case(name, name))
-    if record is None:
-        raise OutputError(f"the record of {output.path(name)} must be readable, and is not: run again with the same output")
-    return FinishedCase.of(output, record)
+    return FinishedCase.of(output, finished_record(output, Case(name, name)))
 
 
 def _dates(together: Neighbourhood) -> Iterator[tuple[str, dict[str, str]]]:

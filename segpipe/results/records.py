@@ -26,6 +26,7 @@ from segpipe.results.targets import past_targets, record_name, style_name
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.documents import DocumentError
+from segpipe.storage.files import reading_errors
 from segpipe.storage.ownership import is_own_record
 from segpipe.storage.paths import is_remote
 from segpipe.storage.places import store_at
@@ -162,13 +163,35 @@ def recorded(model: ModelSpec) -> RecordedModel:
 
 
 def read_record(output: Store, case: Case) -> Record | None:
-    """The record of a case; None if it is missing or damaged."""
+    """The record of a case; None if it is missing or damaged.
+
+    Raises:
+        OutputError: it may be there, and cannot be read now.
+    """
     data = _data(output, case)
     return None if data is None else _parsed(data, case)
 
 
+def finished_record(output: Store, case: Case) -> Record:
+    """The record of a case that is done.
+
+    Raises:
+        OutputError: it is missing or damaged, or cannot be read now.
+    """
+    data = _data(output, case)
+    record = None if data is None else _parsed(data, case)
+    if record is None:
+        path, defect = output.path(record_name(case)), "is missing" if data is None else _defect(data)
+        raise OutputError(f"{path} must be the record of a case that is done, and {defect}: run again with the same output")
+    return record
+
+
 def alike_case(output: Store, case: Case) -> str | None:
-    """The case whose record is found under the name of this one's: a file system may take ``A`` and ``a`` for one name."""
+    """The case whose record is found under the name of this one's: a file system may take ``A`` and ``a`` for one name.
+
+    Raises:
+        OutputError: the record may be there, and cannot be read now.
+    """
     data = None if is_remote(output.path(record_name(case))) else _data(output, case)
     try:
         name = case.name if data is None else parse_record(data).case
@@ -178,11 +201,10 @@ def alike_case(output: Store, case: Case) -> str | None:
 
 
 def _data(output: Store, case: Case) -> bytes | None:
-    """The bytes of the record; None if it is missing or cannot be read."""
-    try:
-        return output.read(record_name(case))
-    except OSError:
-        return None
+    """The bytes of the record; None if it is missing."""
+    name = record_name(case)
+    with reading_errors(output.path(name)):
+        return output.read_if_there(name)
 
 
 def _parsed(data: bytes, case: Case) -> Record | None:
@@ -201,7 +223,11 @@ def _names_own_files(record: Record, case: Case) -> bool:
 
 def _read_or_warn(output: Store, case: Case, warn: Callable[[str], None]) -> Record | None:
     """The record of a case; None, with a warning, if it cannot be used."""
-    data = _data(output, case)
+    try:
+        data = _data(output, case)
+    except OutputError as error:
+        warn(f"warning: {error}: its case is done again")
+        return None
     record = None if data is None else _parsed(data, case)
     if data is not None and record is None and is_own_record(data):
         warn(f"warning: {output.path(record_name(case))} {_defect(data)}: its case is done again")
@@ -350,15 +376,13 @@ def stored_mask(output: Store, record: Record) -> str:
 
 def done_pixels(case: Case, run: Run, listings: FolderListings | None = None) -> int | None:
     """Number of pixels of a case that is done; None if it is not done."""
-    if not is_done(case, run, listings):
-        return None
-    record = read_record(run.output, case)
-    return None if record is None else math.prod(record.input.shape)
+    return math.prod(finished_record(run.output, case).input.shape) if is_done(case, run, listings) else None
 
 
 def records(output: Store, cases: Iterable[Case]) -> Iterator[Record]:
-    """Records of cases, in order, one at a time."""
-    for case in cases:
-        record = read_record(output, case)
-        if record is not None:
-            yield record
+    """Records of cases that are done, in order, one at a time.
+
+    Raises:
+        OutputError: one is missing or damaged, or cannot be read now.
+    """
+    return (finished_record(output, case) for case in cases)

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from segpipe.errors import OutputError
 from segpipe.messages.printable import printable_json
 from segpipe.messages.url_secrets import cleaned
-from segpipe.storage.files import output_errors, remove, unshared
+from segpipe.storage.files import ABSENT, output_errors, remove, unshared
 
 WIDTH = 120
 """Longest JSON value, in characters, that is written on one line."""
@@ -86,6 +86,15 @@ class Store(ABC):
     def has(self, name: str) -> bool:
         """Whether a file exists."""
         return self.size(name) is not None
+
+    def read_if_there(self, name: str) -> bytes | None:
+        """Read a file; None if there is no such file."""
+        try:
+            return self.read(name)
+        except OSError as error:
+            if error.errno in ABSENT:
+                return None
+            raise  # an unreachable file server may have the file
 
     @abstractmethod
     def size(self, name: str) -> int | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from segpipe.errors import OutputError
 from segpipe.storage import Store, check_name
-from segpipe.storage.files import commit, draft_name, is_utf8, partial, remove, unlinked
+from segpipe.storage.files import ABSENT, commit, draft_name, is_utf8, partial, remove, unlinked
 from segpipe.storage.paths import is_remote
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -25,9 +25,6 @@ SETTLED = 0.2
 
 SIGNATURE = 132
 """Bytes from the start of a file within which every format has its signature; that of DICOM ends here (PS3.10, 7.1)."""
-
-ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EBADF, errno.ENAMETOOLONG})
-"""Errors that mean that the file does not exist; any other leaves that open."""
 
 DRAFTS = ".drafts"
 """Hidden folder of the output, accessible to its owner alone: nobody else can plant a link where a draft is written."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from segpipe.errors import OutputError
 from segpipe.formats.registry import FORMATS, element_of
 from segpipe.jobs.case_states import CaseState
 from segpipe.jobs.prepare import Prepared
@@ -89,15 +90,25 @@ def watcher(prepared: Prepared) -> Lines:
 def print_conclusion(prepared: Prepared, summary: Summary) -> None:
     """Print counts of cases, areas per class and where to look: with a table in a terminal, as lines elsewhere."""
     totals, where = _totals_line(summary, element_of(prepared.cases)), [*filter(None, [_where_line(prepared, summary)])]
+    areas = _areas_table if sys.stdout.isatty() else _areas_line
+    try:
+        found: list[Table | str] = [*areas(prepared, summary)]
+    except OutputError as error:
+        found = [f"areas: not added up: {error}"]
     if sys.stdout.isatty():
         terminal = console()
-        found = _totals(prepared, summary)
-        terminal.print(areas_table(found, prepared.run.settings.overlap_rule))
-        for line in (*_in_full(summary, found), totals, *where):
-            terminal.print(words(line))
+        for part in (*found, totals, *where):
+            terminal.print(words(part) if isinstance(part, str) else part)
         return
-    for line in (totals, *_areas_line(prepared, summary), *where):
-        say(stamped(line))
+    for line in (totals, *found, *where):
+        say(stamped(str(line)))
+
+
+def _areas_table(prepared: Prepared, summary: Summary) -> "Iterator[Table | str]":
+    """Areas per class over all cases that have a mask, with a note if they count in full."""
+    totals = _totals(prepared, summary)
+    yield areas_table(totals, prepared.run.settings.overlap_rule)
+    yield from _in_full(summary, totals)
 
 
 def _totals_line(summary: Summary, element: str) -> str:
@@ -136,7 +147,11 @@ def _several(summary: Summary) -> bool:
 
 
 def _totals(prepared: Prepared, summary: Summary) -> Totals:
-    """Sums over all cases that have a mask; of a run that has not added them up, each case counts in full."""
+    """Sums over all cases that have a mask; of a run that has not added them up, each case counts in full.
+
+    Raises:
+        OutputError: a record cannot be read.
+    """
     if summary.totals is not None:
         return summary.totals.totals()
     return Totals.over(records(prepared.run.output, summary.good))

@@ -91,8 +91,8 @@ def test_matrices_of_many_cases_with_many_classes_are_left_out_case_by_case(made
 def test_by_hand(both: Path) -> None:
     """Nine pixels of one hectare's hundredth each."""
     for out, rows in (("out", [[0, 0, 1], [0, 1, 1], [2, 2, 255]]), ("b", [[0, 1, 1], [0, 255, 1], [2, 0, 1]])):
-        for case in ("b", "c/d"):
-            (both / out / f"{case}.json").unlink()
+        last = json.loads((both / out / "run.json").read_text())
+        (both / out / "run.json").write_text(json.dumps(last | {"done": ["a"], "skipped": []}))
         with rasterio.open(both / out / "a.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as mask:
             values = np.full(mask.shape, 255, np.uint8)
             values[:3, :3] = rows

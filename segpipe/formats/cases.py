@@ -146,7 +146,7 @@ def _check_found(named: Sequence[_Named], grouped: Sequence[Case], search: Searc
         taken = {file for case in grouped for file in (case.path, *FORMATS[case.format].files(case))}
         lacking = [one for one in lacking if not one.claimed & taken]
     for one in lacking:
-        raise InputError(one.problem or _nothing(one.text, search))
+        raise InputError(one.problem or next(iter(search.listing.problems), None) or _nothing(one.text, search))
 
 
 def _nothing(text: str, search: Search) -> str:

@@ -4,8 +4,12 @@ import fnmatch
 import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os.path import join  # of 100,000 names: a Path for each takes a second
+
+from segpipe.errors import of_system
+from segpipe.storage.existence import ABSENT, is_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +30,26 @@ class _Place:
 
 @dataclass
 class Listing:
-    """Folders read at any depth; a folder that cannot be read costs only what lies in it."""
+    """Folders read at any depth; what cannot be read costs only what lies in it."""
 
     _problems: dict[str, str] = field(default_factory=dict)
 
     @property
     def problems(self) -> list[str]:
-        """One line for each folder that could not be read."""
+        """One line for each folder or file that could not be read."""
         return list(self._problems.values())
 
     def add_problem(self, place: str, problem: str) -> None:
         """Note why the content of a place is left out."""
         self._problems[place] = problem
+
+    @contextmanager
+    def noting(self, place: str) -> Iterator[None]:
+        """Note an ``OSError`` as the problem of a place."""
+        try:
+            yield
+        except OSError as error:
+            self.add_problem(place, UNREADABLE.format(place, of_system(error)))
 
     def below(self, root: str, closed: Callable[[str], bool] = lambda _: False) -> Iterator[tuple[str, list[str]]]:
         """Yield every visible folder from ``root`` down, once, with the sorted names of its files.
@@ -89,36 +101,39 @@ class Listing:
     def _folders(self, folder: str, part: str) -> list[str]:
         if glob.has_magic(part):
             return _matched(self._read(folder)[0], part)
-        return [part] if os.path.isdir(join(folder, part)) else []  # noqa: PTH112, PTH118
+        with self.noting(path := join(folder, part)):  # noqa: PTH118
+            return [part] if is_folder(path) else []
+        return []
 
     def _files(self, folder: str, part: str) -> list[str]:
         if glob.has_magic(part):
             return _matched(self._read(folder)[1], part)
-        path = join(folder, part)  # noqa: PTH118
-        return [part] if os.path.lexists(path) and not os.path.isdir(path) else []  # noqa: PTH112
+        with self.noting(path := join(folder, part)):  # noqa: PTH118
+            return [part] if os.path.lexists(path) and not is_folder(path) else []
+        return []
 
     def _read(self, folder: str) -> tuple[list[str], list[str]]:
         """Sorted names of the folders and of all other entries of a folder; nothing if it cannot be read."""
         folders, files = list[str](), list[str]()
-        try:
-            with os.scandir(folder or ".") as entries:
-                for entry in entries:
+        with self.noting(folder), os.scandir(folder or ".") as entries:
+            for entry in entries:
+                with self.noting(entry.path):
                     (folders if _is_folder(entry) else files).append(entry.name)
-        except OSError as error:
-            self._problems[folder] = UNREADABLE.format(folder, error.strerror)
         return sorted(folders), sorted(files)
 
 
 UNREADABLE = (
-    "a folder of the input cannot be read, and its cases are left out: {}: {}: "
-    "mend its permissions or take it away, and run the same command again"
+    "a part of the input cannot be read, and its cases are left out: {}: {}; "
+    "run the same command again, or take it away first"
 )
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:
+    except OSError as error:
+        if error.errno not in ABSENT:
+            raise
         return False  # opening it reports the reason
 
 

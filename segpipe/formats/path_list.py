@@ -1,11 +1,11 @@
 """Lists of inputs: text files with a path in each line, and CSV files with a column of paths."""
 
 import csv
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from segpipe.errors import InputError
+from segpipe.errors import InputError, of_system
+from segpipe.storage.existence import is_file
 
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".lst"})
 LIST_COLUMNS = ("path", "file", "input", "image")
@@ -29,9 +29,9 @@ def entries(file: Path) -> Iterator[tuple[int, str]]:
     try:
         text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")  # file names may have undecodable bytes
     except OSError as error:
-        raise InputError(f"the list cannot be read: {file}: {error.strerror}") from None
+        raise InputError(f"the list cannot be read: {file}: {of_system(error)}") from None
     # names may begin with # or end with spaces: a line that names a file is a path
-    named = [(n, line, is_file(str(file.parent / line))) for n, line in enumerate(text.split("\n"), 1)]
+    named = [(n, line, _may_be_file(str(file.parent / line))) for n, line in enumerate(text.split("\n"), 1)]
     lines = [(n, line if there else line.strip()) for n, line, there in named if there or not _is_comment(line.strip())]
     if file.suffix.lower() != ".csv":
         yield from lines
@@ -44,6 +44,13 @@ def entries(file: Path) -> Iterator[tuple[int, str]]:
         if len(row) <= (column or 0):
             raise InputError(f"{file} line {n}: every row must have a path in column {column}, got {len(row)} columns")
         yield n, row[column or 0].strip()
+
+
+def _may_be_file(path: str) -> bool:
+    try:
+        return is_file(path)
+    except OSError:
+        return True  # the search says why this stays open
 
 
 def _separator(header: str) -> str:
@@ -63,8 +70,3 @@ def _cells(file: Path, line: int, text: str, separator: str) -> list[str]:
 
 def _is_comment(line: str) -> bool:
     return not line or line.startswith("#")
-
-
-def is_file(text: str) -> bool:
-    """Whether text of any length, such as a line of a list, is the path of a file."""
-    return os.path.isfile(text)  # noqa: PTH113 - a Path refuses long text

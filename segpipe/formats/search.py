@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from segpipe.errors import InputError, correct_path
+from segpipe.errors import InputError, correct_path, of_system
 from segpipe.formats.case import EVERY_CASE, Case, CaseSelection
 from segpipe.formats.listing import Listing
-from segpipe.formats.path_list import LIST_SUFFIXES, entries, is_file
+from segpipe.formats.path_list import LIST_SUFFIXES, entries
 from segpipe.formats.registry import FORMATS, Format, by_suffix, format_of, split_suffix
 from segpipe.formats.scenes.names import is_sentinel
-from segpipe.formats.scenes.search import is_archive, is_safe, is_scene, name_of, products_of, scene_at
+from segpipe.formats.scenes.search import is_safe, is_scene, name_of, products_of, scene_at
+from segpipe.storage.existence import is_file, is_folder
 from segpipe.storage.paths import in_bucket, is_remote, plain_path
 from segpipe.storage.s3 import find_objects
 from segpipe.storage.urls import malformed
@@ -51,8 +52,24 @@ class Search:
         return self.choice.bands is None
 
     def is_scene(self, path: str) -> bool:
-        """Whether a folder or a file that the user names is one scene."""
+        """Whether a folder or a file that the user names is one scene.
+
+        Raises:
+            OSError: it cannot be read.
+        """
         return self.products and is_scene(path)
+
+    def finds_scene(self, path: str) -> bool:
+        """Whether a folder or a file that a search finds is one scene; not if it cannot be read, which is a problem."""
+        with self.listing.noting(path):
+            return self.is_scene(path)
+        return False
+
+    def is_closed(self, folder: str) -> bool:
+        """Whether a folder is one scene, in which no other case is looked for; if it cannot be read, its suffix decides."""
+        with self.listing.noting(folder):
+            return self.products and is_safe(folder)
+        return True
 
     def knows(self, name: str) -> bool:
         """Whether a file has a suffix for which a folder is searched."""
@@ -70,7 +87,7 @@ class Search:
 def expand(text: str, search: Search) -> Iterator[Case]:
     """Yield the cases of one input. What exists is taken as a path, whatever it looks like."""
     path = Path(text)
-    if os.path.isdir(text):  # noqa: PTH112 - accepts text of any length
+    if is_folder(text):
         yield from _rasters(path, search)
     elif is_file(text):
         yield from _listed(path, search) if path.suffix.lower() in LIST_SUFFIXES else _named(path.parent, path, search)
@@ -90,11 +107,10 @@ def expand(text: str, search: Search) -> Iterator[Case]:
 
 def _rasters(root: Path, search: Search) -> Iterator[Case]:
     """Yield the cases at any depth of a folder."""
-    closed = is_safe if search.products else _never
-    for folder, files in search.listing.below(str(root), closed):
+    for folder, files in search.listing.below(str(root), search.is_closed):
         here = Path(folder)
         path, below = plain_path(str(here / "x")[:-1]), (here.relative_to(root) / "x").as_posix()[:-1]
-        if closed(folder):
+        if search.is_closed(folder):
             yield scene_at(below.rstrip("/") or name_of(folder), path.rstrip("/") or ".")
         if search.products:
             products, files = products_of(below, path.rstrip("/") or ".", files)  # noqa: PLW2901
@@ -110,7 +126,7 @@ def _files(path: str, below: str, names: Iterable[str], search: Search) -> Itera
     for name in names:
         if name.startswith("."):
             continue
-        if search.products and name.lower().endswith((".zip", ".tar")) and is_archive(path + name):
+        if search.products and name.lower().endswith((".zip", ".tar")) and search.finds_scene(path + name):
             yield scene_at(below + name, plain_path(path + name))
             continue
         family, place = search.family(name), path + name if path else plain_path(name)
@@ -122,19 +138,14 @@ def _files(path: str, below: str, names: Iterable[str], search: Search) -> Itera
             yield Case(below + split_suffix(name, search.known)[0], place, family.name)
 
 
-def _never(path: str) -> bool:
-    del path
-    return False
-
-
 def _matching(pattern: str, search: Search) -> Iterator[Case]:
     """Yield the files of a glob, named relative to the glob's leading folders without wildcards."""
     root = fixed_root(pattern)
     suffix = Path(pattern).suffix
     any_suffix = bool(suffix) and not glob.has_magic(suffix)
-    for match in sorted(search.listing.matching(str(root), Path(pattern).parts[len(root.parts) :], search.is_scene)):
+    for match in sorted(search.listing.matching(str(root), Path(pattern).parts[len(root.parts) :], search.finds_scene)):
         family = search.family(os.path.basename(match))  # noqa: PTH119
-        if search.is_scene(match):
+        if search.finds_scene(match):
             yield scene_at(Path(match).relative_to(root).as_posix(), plain_path(match))
             continue
         if family is not None and family.finder is not None:
@@ -149,7 +160,7 @@ def fixed_root(pattern: str) -> Path:
     """The folders of a glob before its first wildcard; an existing folder such as ``[1]`` is no wildcard."""
     root = Path()
     for part in Path(pattern).parts[:-1]:
-        if glob.has_magic(part) and not (root / part).is_dir():
+        if glob.has_magic(part) and not is_folder(root / part):
             break
         root /= part
     return root
@@ -158,8 +169,8 @@ def fixed_root(pattern: str) -> Path:
 def searched_root(text: str) -> str | None:
     """Folder that an input searches at any depth; None for a file, a list or a flat glob."""
     path = Path(text)
-    if in_bucket(text) or os.path.isdir(text):  # noqa: PTH112
-        return plain_path(text) if os.path.isdir(text) else text  # noqa: PTH112
+    if (here := is_folder(text)) or in_bucket(text):
+        return plain_path(text) if here else text
     return str(fixed_root(text)) if not is_remote(text) and glob.has_magic(text) and "**" in path.parts else None
 
 
@@ -184,11 +195,14 @@ def _listed(file: Path, search: Search) -> Iterator[Case]:
 def _of_entry(place: Path, entry: str, search: Search) -> tuple[list[Case], str | None]:
     """The case of a line, if its format does not find it later, and why it cannot be done."""
     path = place / entry
-    if is_file(str(path)) or search.is_scene(str(path)):
-        return list(_named(path.parent, path, search)), None
+    try:
+        if is_file(path) or search.is_scene(str(path)):
+            return list(_named(path.parent, path, search)), None
+        folder = is_folder(path)
+    except OSError as error:
+        return [search.case(path.name, plain_path(str(path)))], f"{path} cannot be read: {of_system(error)}"
     if is_remote(entry):
         return [_remote(entry, search)], malformed(entry)
-    folder = os.path.isdir(path)  # noqa: PTH112 - accepts text of any length
     error = (
         f"a list takes files, got the folder {entry}: give it to --input" if folder else f"the input must exist, got {entry}"
     )

@@ -10,7 +10,8 @@ from typing import Any, TextIO
 from segpipe.errors import OutputError
 from segpipe.messages.printable import printable_json
 from segpipe.messages.url_secrets import cleaned
-from segpipe.storage.files import ABSENT, output_errors, remove, unshared
+from segpipe.storage.existence import ABSENT
+from segpipe.storage.files import output_errors, remove, unshared
 
 WIDTH = 120
 """Longest JSON value, in characters, that is written on one line."""

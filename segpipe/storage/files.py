@@ -1,6 +1,5 @@
 """Local files that appear whole or not at all."""
 
-import errno
 import hashlib
 import os
 import secrets
@@ -10,9 +9,6 @@ from pathlib import Path
 from shutil import disk_usage
 
 from segpipe.errors import OutputError, of_system
-
-ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EBADF, errno.ENAMETOOLONG})
-"""Errors that mean that a file does not exist; after any other it may."""
 
 
 def partial(path: Path) -> Path:

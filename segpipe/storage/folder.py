@@ -15,7 +15,8 @@ from pathlib import Path
 
 from segpipe.errors import OutputError
 from segpipe.storage import Store, check_name
-from segpipe.storage.files import ABSENT, commit, draft_name, is_utf8, partial, remove, unlinked
+from segpipe.storage.existence import ABSENT
+from segpipe.storage.files import commit, draft_name, is_utf8, partial, remove, unlinked
 from segpipe.storage.paths import is_remote
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,15 @@ import pytest
 import rasterio
 from click.testing import CliRunner
 from networks import pixelwise
+from products import LANDSAT
 from rasterio.io import MemoryFile
 from scenes import PATIENCE, Silent
+from unreadable import fail
 
 from segpipe.cli import main
 from segpipe.errors import InputError
 from segpipe.formats.cases import find_cases, find_input
+from segpipe.formats.listing import UNREADABLE
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.jobs.status import read_status
@@ -199,7 +203,7 @@ def test_a_folder_that_cannot_be_read_is_named(pattern, closed):
         return
     (problem,) = problems
     assert problem.startswith(
-        f"a folder of the input cannot be read, and its cases are left out: {closed}/lost+found: Permission denied: mend"
+        f"a part of the input cannot be read, and its cases are left out: {closed}/lost+found: Permission denied: mend"
     )
 
 
@@ -246,6 +250,64 @@ def test_a_problem_is_told_by_every_command_and_ends_with_1(root, monkeypatch):
     assert (status.exit_code, place in status.stdout) == (1, True), status.output
 
 
+def test_a_link_of_which_nobody_says_where_it_leads_is_a_problem(root, monkeypatch):
+    scene(root / "far" / "s.tif")
+    (root / "in" / "link").symlink_to(root / "far")
+    fail(monkeypatch, root / "in" / "link", "stat")
+    monkeypatch.setattr(os, "scandir", lambda folder: nullcontext(map(Entry, Path(folder).iterdir())))
+    found = find_input([str(root / "in")])
+    assert [case.name for case in found.cases] == ["good"]
+    assert found.problems == [UNREADABLE.format(root / "in" / "link", "Input/output error: check the disk")]
+
+
+class Entry:
+    """An entry of a file system that does not say with the name what it is."""
+
+    def __init__(self, path):
+        self.name, self.path = path.name, str(path)
+
+    def is_dir(self):
+        return stat.S_ISDIR(Path(self.path).stat().st_mode)
+
+
+@pytest.mark.parametrize("pattern", ["*/img/*.tif", "*/img/a.tif", "**/img/*.tif"])
+def test_a_fixed_name_in_a_glob_for_which_nobody_answers_is_a_problem(pattern, root, monkeypatch):
+    for day in "12":
+        scene(root / "in" / day / "img" / "a.tif")
+    fail(monkeypatch, root / "in" / "2" / "img")
+    found = find_input([f"{root}/in/{pattern}"])
+    assert [case.name for case in found.cases] == ["1/img/a"]
+    (problem,) = found.problems
+    assert f"{root}/in/2/img: Input/output error: check the disk" in problem
+
+
+@pytest.mark.parametrize("name", ["p.zip", "p.tar", f"{LANDSAT}.tar", "x.SAFE"])
+def test_a_product_that_cannot_be_looked_into_is_a_problem(name, root, monkeypatch):
+    (root / "in" / name).mkdir() if name.endswith(".SAFE") else (root / "in" / name).touch()
+    fail(monkeypatch, root / "in" / name)
+    for text in (root / "in", root / "in" / "*"):
+        (problem,) = find_input([str(text)]).problems
+        assert problem == UNREADABLE.format(root / "in" / name, "Input/output error: check the disk")
+
+
+def test_a_line_of_a_list_for_which_nobody_answers_fails_alone(root, monkeypatch):
+    scene(root / "in" / "#5.tif")
+    (root / "list.txt").write_text("in/good.tif\n#a comment\nin/#5.tif\n")
+    fail(monkeypatch, root / "in" / "#5.tif")
+    found = find_input([str(root / "list.txt")])
+    (failure,) = found.refused
+    assert [case.name for case in found.cases] == ["good"]
+    assert failure.error == f"{root}/list.txt line 3: {root}/in/#5.tif cannot be read: Input/output error: check the disk"
+
+
+@pytest.mark.parametrize("name", ["", "/good.tif"])
+def test_an_input_for_which_nobody_answers_is_no_missing_one(name, root, monkeypatch):
+    fail(monkeypatch, Path(f"{root}/in{name}"))
+    told = CliRunner().invoke(main, ["cases", "-i", f"{root}/in{name}"])
+    assert told.exit_code == 2
+    assert told.stderr == f"error: {root}/in{name} cannot be read or written: Input/output error: check the disk\n"
+
+
 def test_two_links_that_lead_back_end_in_every_search(root):
     """``glob`` of Python would try 2 to the power of 40 paths."""
     scene(root / "in" / "sub" / "s.tif")
@@ -288,7 +350,7 @@ def test_folders_deeper_than_a_path_can_say_are_a_problem(root):
     assert [case.name for case in found.cases] == ["good"]
     assert len(found.problems) == 1
     assert found.problems[0].endswith(
-        "File name too long: mend its permissions or take it away, and run the same command again"
+        "File name too long: shorten the name; run the same command again, or take it away first"
     )
 
 

@@ -10,6 +10,7 @@ import pydicom
 import pytest
 from dicoms import Each
 from pydicom.uid import DeflatedExplicitVRLittleEndian
+from unreadable import fail, fail_to_open
 
 from segpipe.errors import InputError
 from segpipe.formats.case import EVERY_CASE, CaseSelection
@@ -249,6 +250,35 @@ def test_no_header_is_read_where_no_file_is_dicom(tmp_path, monkeypatch):
     (tmp_path / "README").write_text("no image")
     assert cases_of([("README", str(tmp_path / "README"))], EVERY_CASE).others == [str(tmp_path / "README")]
     assert not is_one(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("suffix", ["", ".dcm"])
+@pytest.mark.parametrize("how", [fail, fail_to_open])
+def test_a_series_with_a_slice_that_cannot_be_read_is_not_a_shorter_volume(how, suffix, tmp_path, monkeypatch):
+    dicoms.write(tmp_path / "CT", suffix=suffix)
+    dicoms.write(tmp_path / "MR", suffix=suffix, SeriesInstanceUID=dicoms.uid(2))
+    last = max((tmp_path / "CT").iterdir())
+    how(monkeypatch, last)
+    cases = found(tmp_path)
+    assert ([case.name for case in cases.cases], cases.refused, cases.left_out) == (["CT", "MR"], [], {})
+    one, other = (unpack(case.index) for case in cases.cases)
+    why = f"{last} cannot be read, and may be a slice of a series: Input/output error: check the disk"
+    assert (len(one.frames), one.unusable) == (5, why)
+    assert (len(other.frames), other.unusable) == (6, "")
+
+
+@pytest.mark.parametrize("suffix", ["", ".dcm"])
+def test_a_file_that_cannot_be_read_and_may_be_dicom_fails_alone(suffix, tmp_path, monkeypatch):
+    dicoms.write(tmp_path / "CT")
+    (tmp_path / f"file{suffix}").touch()
+    fail(monkeypatch, tmp_path / f"file{suffix}", "stat")
+    cases = found(tmp_path)
+    (failure,) = cases.refused
+    assert [case.name for case in cases.cases] == ["CT"]
+    assert (failure.case.name, failure.error) == (
+        "file",
+        f"{tmp_path}/file{suffix} cannot be read, and may be a slice of a series: Input/output error: check the disk",
+    )
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Read the header of a DICOM file up to its pixels; no tag that names a patient is asked for."""
 
+import errno
 import math
 import os
 from collections.abc import Sequence
@@ -70,7 +71,8 @@ def read_header(path: str, name: str) -> Header:
     """Read a file up to its pixels.
 
     Raises:
-        NotDicomError: it cannot be read.
+        NotDicomError: it is damaged, or something else.
+        OSError: it cannot be read.
     """
     if not is_one(path):
         raise NotDicomError(describe(path) or f"{path} is no DICOM file: it has no DICM at byte {PREAMBLE}: {WHOLE}")
@@ -84,6 +86,8 @@ def read_header(path: str, name: str) -> Header:
             rest = _AfterHeader(state.st_size - at, stream.read(4))
         header = _header(path, name, data, rest)
     except UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # which a seek to a wrong place gives
+            raise
         raise NotDicomError(f"{path} cannot be read as DICOM: {type(error).__name__}: {error_text(error)}") from error
     when = state.st_size, state.st_mtime_ns
     frames = tuple(replace(frame, state=when) for frame in header.series.frames)

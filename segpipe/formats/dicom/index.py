@@ -17,10 +17,8 @@ from segpipe.errors import case_errors
 from segpipe.formats.case import Case, CaseSelection, FamilyCases
 from segpipe.formats.dicom.elements import NotDicomError
 from segpipe.formats.dicom.header import Header, read_header
-from segpipe.formats.dicom.names import has_suffix
+from segpipe.formats.dicom.names import NAME, Unread, plain_name, unread_file
 from segpipe.formats.dicom.series import Frame, Series, pack
-
-NAME = "dicom"
 
 KEYS = (
     ("StackID", "stack"),
@@ -59,22 +57,43 @@ class _Headers:
     left_out: Counter[str] = field(default_factory=Counter)
     broken: list[tuple[str, str, str]] = field(default_factory=list)
     """Name, path and error of files that should be DICOM."""
+    unread: list[Unread] = field(default_factory=list)
 
 
-def find(files: Sequence[tuple[str, str]], choice: CaseSelection) -> FamilyCases:
-    """The cases of some DICOM files: names below the searched folder, and paths."""
+def find(files: Sequence[tuple[str, str]], choice: CaseSelection, unread: Sequence[Unread] = ()) -> FamilyCases:
+    """The cases of some DICOM files: names below the searched folder, and paths.
+
+    Args:
+        files: files that should be DICOM.
+        choice: the series that the user chose.
+        unread: files that may be slices and cannot be read; a series in the folder of one may lack it, and fails.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a header has wrong is said by the audit, without values of patients
         headers = _read(files)
     volumes = [volume for found in list(headers.by_series.values()) for volume in _volumes_of(found, headers)]
     kept = [volume for volume in volumes if _is_chosen(volume.series, choice.series)]
+    unread = [*unread, *headers.unread]
+    kept = [_without_doubt(volume, unread) for volume in kept]
     headers.left_out["DICOM series not chosen"] += len({v.series.uid for v in volumes} - {v.series.uid for v in kept})
-    folders = {os.path.dirname(file) for volume in kept for file in volume.series.files}  # noqa: PTH120
+    folders = {folder for volume in kept for folder in _folders(volume)}
     near = [one for one in headers.broken if not choice.series or os.path.dirname(one[1]) in folders]  # noqa: PTH120
     headers.left_out["damaged DICOM files"] += len(headers.broken) - len(near)
-    broken = [(Case(_plain(name), path, NAME), error) for name, path, error in near]
+    broken = [(Case(plain_name(name), path, NAME), error) for name, path, error in near]
+    if not choice.series:
+        broken += [(case, error) for case, error in unread if os.path.dirname(case.path) not in folders]  # noqa: PTH120
     cases = [*_cases(kept, choice), *(case for case, _ in broken)]
     return FamilyCases(cases, dict(broken), {what: n for what, n in headers.left_out.items() if n})
+
+
+def _folders(volume: "_Volume") -> set[str]:
+    return {os.path.dirname(file) for file in volume.series.files}  # noqa: PTH120
+
+
+def _without_doubt(volume: "_Volume", unread: Sequence[Unread]) -> "_Volume":
+    """A volume, unusable if a file beside its slices cannot be read, which may be one more of them."""
+    near = next((why for case, why in unread if os.path.dirname(case.path) in _folders(volume)), "")  # noqa: PTH120
+    return replace(volume, series=replace(volume.series, unusable=volume.series.unusable or near)) if near else volume
 
 
 def _read(files: Sequence[tuple[str, str]]) -> _Headers:
@@ -84,6 +103,9 @@ def _read(files: Sequence[tuple[str, str]]) -> _Headers:
             header = read_header(path, name)
         except NotDicomError as error:
             found.broken.append((name, path, str(error)))
+            continue
+        except OSError as error:
+            found.unread.append(unread_file(name, path, error))
             continue
         if (why := left_out(header)) is not None:
             found.left_out[why] += 1
@@ -288,16 +310,10 @@ def _order(volume: _Volume) -> tuple[Any, ...]:
     return _numbers_first(volume.series.number), volume.series.uid, volume.series.label, volume.names
 
 
-def _plain(name: str) -> str:
-    """A file's name without a suffix of DICOM; the last number of a UID is none."""
-    stem, _ = os.path.splitext(name)  # noqa: PTH122
-    return stem if has_suffix(name) else name
-
-
 def _path_name(volume: _Volume) -> str:
     """The name of the file or, of several, of their folder."""
     if len(volume.names) == 1:
-        return _plain(volume.names[0])
+        return plain_name(volume.names[0])
     path = volume.series.frames[0].path
     return volume.folder or os.path.basename(os.path.dirname(os.path.realpath(path))) or NAME  # noqa: PTH119, PTH120
 

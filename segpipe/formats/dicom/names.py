@@ -5,7 +5,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from segpipe.formats.case import CaseSelection, FamilyCases
+from segpipe.errors import of_system
+from segpipe.formats.case import Case, CaseSelection, FamilyCases
+from segpipe.storage.existence import is_file
+
+NAME = "dicom"
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
@@ -33,29 +37,45 @@ def is_one(path: str) -> bool:
     """Whether a file has the letters DICM where DICOM files have them (PS3.10, section 7.1).
 
     Devices and pipes, which may keep a reader waiting for ever, are not opened.
+
+    Raises:
+        OSError: the file cannot be read.
     """
-    try:
-        if not Path(path).is_file():
-            return False
-        with Path(path).open("rb") as stream:
-            return stream.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
-    except OSError:
+    if not is_file(path):
         return False
+    with Path(path).open("rb") as stream:
+        return stream.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
+
+
+Unread = tuple[Case, str]
+"""A file that may be a slice, as a case of its own, and why it cannot be read."""
+
+
+def plain_name(name: str) -> str:
+    """A file's name without a suffix of DICOM; the last number of a UID is none."""
+    stem, _ = os.path.splitext(name)  # noqa: PTH122
+    return stem if has_suffix(name) else name
+
+
+def unread_file(name: str, path: str, error: OSError) -> Unread:
+    """A file that may be a slice and cannot be read; ``name`` is its name below the searched folder."""
+    return Case(plain_name(name), path, NAME), f"{path} cannot be read, and may be a slice of a series: {of_system(error)}"
 
 
 def cases_of(files: Sequence[tuple[str, str]], choice: CaseSelection) -> FamilyCases:
     """The cases of some files: names below the searched folder, and paths. Without a DICOM file no header is read."""
-    kept, others = list[tuple[str, str]](), list[str]()
+    kept, others, unread = list[tuple[str, str]](), list[tuple[str, str]](), list[Unread]()
     for name, path in files:
         if PurePosixPath(name).name.lower() == DIRECTORY:
             continue
-        if has_suffix(name) or is_one(path):
-            kept.append((name, path))
-        else:
-            others.append(path)
+        try:
+            (kept if has_suffix(name) or is_one(path) else others).append((name, path))
+        except OSError as error:
+            unread.append(unread_file(name, path, error))
+    left = [path for _, path in others]
     if not kept:
-        return FamilyCases(others=others)
+        return FamilyCases([case for case, _ in unread], dict(unread), others=left)
     from segpipe.formats.dicom.index import find
 
-    found = find(kept, choice)
-    return FamilyCases(found.cases, found.errors, found.left_out, [*found.others, *others])
+    found = find(kept, choice, unread)
+    return FamilyCases(found.cases, found.errors, found.left_out, [*found.others, *left])

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from segpipe.errors import SourceError
+from segpipe.errors import SourceError, of_system
 from segpipe.formats.scenes.names import MEND, SAFE, TAR
 from segpipe.formats.scenes.tar import members
+from segpipe.storage.existence import is_file
 from segpipe.storage.retry import is_passing
 
 MOST_FILES = 20_000
@@ -100,8 +101,11 @@ def container_at(path: str) -> Container:
     Raises:
         SourceError: it cannot be read, is a damaged archive, has too many files, or names of files that lead out of it.
     """
-    if not os.path.isfile(path):  # noqa: PTH113
-        return _of_folder(path)
+    try:
+        if not is_file(path):
+            return _of_folder(path)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {of_system(error)}") from error
     return _of_tar(path) if path.lower().endswith(TAR) else _of_archive(path)
 
 
@@ -182,13 +186,14 @@ def _check_member(path: str, name: str, archive: zipfile.ZipFile) -> None:
 
 
 def holds_product(path: str) -> bool:
-    """Whether a zip archive holds a product of Sentinel-2, by the name of its first member."""
-    try:
-        if not Path(path).is_file():  # opening a pipe may block forever
-            return False
-        with Path(path).open("rb") as stream:
-            head = stream.read(HEAD)
-    except OSError:
+    """Whether a zip archive holds a product of Sentinel-2, by the name of its first member.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not is_file(path):  # opening a pipe may block forever
         return False
+    with Path(path).open("rb") as stream:
+        head = stream.read(HEAD)
     name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
     return head.startswith(b"PK\x03\x04") and SAFE.encode() in name.partition(b"/")[0].lower()[-len(SAFE) :]

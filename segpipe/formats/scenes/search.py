@@ -7,6 +7,7 @@ from segpipe.formats.case import SCENE, Case, SceneFiles
 from segpipe.formats.scenes.container import holds_product
 from segpipe.formats.scenes.names import SAFE, TAR, is_product, is_sentinel, part_of, product_name, products_in
 from segpipe.formats.scenes.tar import first_member
+from segpipe.storage.existence import ABSENT, is_file, is_folder
 
 METADATA = "mtd_msil"
 """Beginning, in lower case, of the metadata of a product of Sentinel-2."""
@@ -19,7 +20,11 @@ def name_of(path: str) -> str:
 
 
 def is_safe(path: str) -> bool:
-    """Whether a folder is a product of Sentinel-2, in which no other case is looked for."""
+    """Whether a folder is a product of Sentinel-2, in which no other case is looked for.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     name = name_of(path)
     if not name.lower().endswith(SAFE):
         return False
@@ -34,12 +39,18 @@ def is_safe_folder(path: str) -> bool:
 def _names_in(folder: str) -> list[str]:
     try:
         return os.listdir(folder)  # noqa: PTH208 - only names are needed
-    except OSError:
+    except OSError as error:
+        if error.errno not in ABSENT:
+            raise
         return []
 
 
 def is_archive(path: str) -> bool:
-    """Whether a file is the archive of a product of Sentinel-2 or Landsat: by its name, or by that of its first member."""
+    """Whether a file is the archive of a product of Sentinel-2 or Landsat: by its name, or by that of its first member.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     name = os.path.basename(path)  # noqa: PTH119
     if name.lower().endswith(TAR):
         return _title_in(path) is not None
@@ -50,15 +61,19 @@ def _title_in(path: str) -> str | None:
     """Name of the product of Landsat in a tar archive; None if it holds none."""
     title = product_name(name_of(path))
     if is_product(title) and title[:1] in "Ll":
-        return title if os.path.isfile(path) else None  # noqa: PTH113
+        return title if is_file(path) else None
     first = first_member(path)
     part = None if first is None else part_of(first)
     return part.product if part is not None and part.family == "landsat" else None
 
 
 def is_scene(path: str) -> bool:
-    """Whether a folder or a file that the user names is one scene."""
-    if not os.path.isdir(path):  # noqa: PTH112 - accepts text of any length
+    """Whether a folder or a file that the user names is one scene.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not is_folder(path):
         return is_archive(path)
     return is_safe(path) or (is_product(name := name_of(path)) and name in products_in(_names_in(path))[0])
 

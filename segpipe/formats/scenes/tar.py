@@ -5,12 +5,14 @@ Follows POSIX.1-2001 (ustar, pax) and GNU tar as far as GDAL's ``/vsitar/`` does
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from segpipe.errors import SourceError
 from segpipe.formats.scenes.names import MEND
+from segpipe.storage.existence import is_file
 
 BLOCK = 512
 """Bytes of a header, and unit of all sizes."""
@@ -56,14 +58,16 @@ def members(path: str, most: int) -> Mapping[str, Member]:
 
 
 def first_member(path: str) -> str | None:
-    """Name of the first file of an archive; None if the file is no archive without compression."""
-    try:
-        if not Path(path).is_file():  # opening a pipe may block forever
-            return None
-        with Path(path).open("rb") as stream:
-            return next((name for name, _ in _files(path, stream)), None)
-    except (OSError, SourceError):
+    """Name of the first file of an archive; None if the file is no archive without compression.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not is_file(path):  # opening a pipe may block forever
         return None
+    with Path(path).open("rb") as stream, suppress(SourceError):
+        return next((name for name, _ in _files(path, stream)), None)
+    return None
 
 
 def _files(path: str, stream: BinaryIO) -> Iterator[tuple[str, Member]]:

@@ -1,0 +1,48 @@
+"""Whether a path exists; where that stays open, an error says so, and ``os.path`` would answer no."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EBADF, errno.ENAMETOOLONG})
+"""Errors that mean that nothing exists; any other, as of a file server that does not answer, leaves that open."""
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a path, of any length, leads to a regular file.
+
+    Raises:
+        OSError: that stays open.
+    """
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether a path, of any length, leads to a folder.
+
+    Raises:
+        OSError: that stays open.
+    """
+    return stat.S_ISDIR(_mode(path))
+
+
+def exists(path: str | Path) -> bool:
+    """Whether a path, of any length, leads to anything.
+
+    Raises:
+        OSError: that stays open.
+    """
+    return _mode(path) != 0
+
+
+def _mode(path: str | Path) -> int:
+    """Type and permissions; 0 where nothing exists."""
+    try:
+        return os.stat(path).st_mode  # noqa: PTH116 - a Path refuses long text
+    except ValueError:  # a NUL
+        return 0
+    except OSError as error:
+        if error.errno in ABSENT:
+            return 0
+        raise

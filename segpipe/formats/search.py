@@ -199,8 +199,8 @@ def _of_entry(place: Path, entry: str, search: Search) -> tuple[list[Case], str 
         if is_file(path) or search.is_scene(str(path)):
             return list(_named(path.parent, path, search)), None
         folder = is_folder(path)
-    except OSError as error:
-        return [search.case(path.name, plain_path(str(path)))], f"{path} cannot be read: {of_system(error)}"
+    except OSError as why:
+        return [search.case(path.name, plain_path(str(path)))], f"{path} cannot be read: {of_system(why)}"
     if is_remote(entry):
         return [_remote(entry, search)], malformed(entry)
     error = (

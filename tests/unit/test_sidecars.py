@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 import rasterio
+from networks import contract
 
+from segpipe.contract import parse_contract
 from segpipe.errors import SourceError
-from segpipe.formats.raster.sidecars import Checks
+from segpipe.formats.raster import source
+from segpipe.formats.raster.dataset_files import files_of
+from segpipe.formats.raster.gdal import gdal_options, open_raster
+from segpipe.formats.raster.sidecars import Checks, facts
+from segpipe.geometry.windows import Window
+from segpipe.storage.retry import is_passing
 
 WORLD = "10\n0\n0\n-10\n500000\n5400000\n"
 
@@ -59,3 +66,74 @@ def test_a_whole_sidecar_is_taken(picture):
     text = "<PAMDataset><PAMRasterBand band='1'><NoDataValue> 1.5E1</NoDataValue><NoDataValue/></PAMRasterBand></PAMDataset>"
     beside.write_text(text)
     check(picture, beside)
+
+
+TAKES_ONE = parse_contract(contract(1, 2), "m.onnx")
+
+PAM = {
+    "nodata": "<PAMRasterBand band='1'><NoDataValue>1</NoDataValue></PAMRasterBand>",
+    "scale": "<PAMRasterBand band='1'><Scale>2</Scale></PAMRasterBand>",
+    "place": "<GeoTransform>5e5,10,0,5.4e6,0,-10</GeoTransform>",
+    "name": "<PAMRasterBand band='1'><Description>red</Description></PAMRasterBand>",
+    "scene": "<Metadata><MDI key='AREA_OR_POINT'>Point</MDI></Metadata>",
+}
+
+
+def beside(path, kind, raster):
+    """A file beside a raster that says something of it; its path."""
+    if kind == "mask":
+        file = raster(f"{path.name}.msk", np.zeros((1, 8, 9), np.uint8), driver="GTiff", crs=None)
+        with rasterio.open(file, "r+") as dataset:
+            dataset.update_tags(INTERNAL_MASK_FLAGS_1="2")
+        return file
+    world = path.with_suffix({".png": ".pgw", ".tif": ".tfw"}[path.suffix])
+    file = world if kind == "world" else path.with_name(f"{path.name}.aux.xml")
+    file.write_text(WORLD if kind == "world" else f"<PAMDataset>{PAM[kind]}</PAMDataset>")
+    return file
+
+
+def blind(file, times):
+    """``open_raster`` for which a file is not there the ``times`` that are named, as when it cannot be read for a moment."""
+    opened = []
+
+    def open_blindly(path, *, remote=False):
+        opened.append(path)
+        if len(opened) not in times:
+            return open_raster(path, remote=remote)
+        away = file.rename(file.with_name("away"))
+        dataset = open_raster(path, remote=remote)
+        facts(dataset)  # GDAL reads some of it when it is asked
+        away.rename(file)
+        return dataset
+
+    return open_blindly
+
+
+@pytest.mark.parametrize("time", [1, 2])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("kind", [*PAM, "world", "mask"])
+def test_a_file_that_gdal_could_not_read_for_a_moment_is_not_lost_in_silence(kind, name, time, raster, monkeypatch):
+    path = raster(name, np.ones((1, 8, 9), np.uint8), crs=None, transform=None)
+    monkeypatch.setattr(source, "open_raster", blind(beside(path, kind, raster), [time]))
+    with gdal_options():
+        with pytest.raises(SourceError, match=f"{path}: a file beside it could be read in one of two tries") as told:
+            source.RasterSource(str(path), TAKES_ONE)
+        assert is_passing(told.value)
+        source.RasterSource(str(path), TAKES_ONE).close()  # another try
+
+
+def test_a_raster_that_is_opened_again_is_as_before(raster, monkeypatch):
+    path = raster("a.tif", np.ones((1, 8, 9), np.uint8))
+    monkeypatch.setattr(source, "open_raster", blind(beside(path, "mask", raster), [3]))
+    with gdal_options():
+        opened = source.RasterSource(str(path), TAKES_ONE)
+        with pytest.raises(SourceError, match="could be read in one of two tries"):
+            opened.begin(Window((0, 0), (8, 9)), threads=2)()
+        opened.close()
+
+
+def test_the_file_itself_is_among_those_of_a_raster_of_which_gdal_does_not_find_it(raster, monkeypatch):
+    path = raster("a.tif", np.ones((1, 8, 9), np.uint8))
+    monkeypatch.setattr("segpipe.formats.raster.dataset_files.own_files", lambda dataset: [])
+    with rasterio.open(path) as dataset:
+        assert files_of(dataset) == [str(path)]

@@ -14,6 +14,7 @@ from segpipe.formats.raster.gdal import gdal_options, open_raster, source_errors
 from segpipe.formats.raster.gdal_readers import pinned
 from segpipe.formats.raster.references import NAMING, parts_of, words_of
 from segpipe.messages.url_secrets import is_redacted, without_secrets
+from segpipe.storage.existence import is_file
 from segpipe.storage.paths import is_remote
 
 SURE = (".msk", ".aux.xml", ".ovr")
@@ -38,16 +39,16 @@ Look = Callable[[str, BufferedReader], None]
 def files_of(dataset: DatasetReader, look: Look | None = None) -> list[str]:
     """All files of an open dataset: those that GDAL lists, and for a VRT its sources with their sidecars.
 
-    GDAL omits the sources of a VRT's mask, sources that are subdatasets, the sources of nested VRTs, and the world file of
-    a BMP.
+    GDAL omits the sources of a VRT's mask, sources that are subdatasets, the sources of nested VRTs, the world file of a
+    BMP, and any file, even the dataset's own, of which the operating system does not say at once whether it exists.
 
     Args:
         dataset: the file.
         look: called for files that are opened here: a VRT and its sources, which can be thousands.
     """
     name, own = str(dataset.name), own_files(dataset)
-    sure = [] if is_remote(name) else [*(name + end for end in SURE), *world_files(name)]
-    found = [*own, *filter(_is_file, sure)]
+    sure = [] if is_remote(name) else [name, *(name + end for end in SURE), *world_files(name)]
+    found = list(dict.fromkeys([*own, *filter(_is_file, sure)]))
     if dataset.driver != "VRT":
         return found
     listings = FolderListings()
@@ -68,7 +69,7 @@ def own_files(dataset: DatasetReader) -> list[str]:
 
 
 def _is_file(name: str) -> bool:
-    return is_remote(name) or os.path.isfile(name)  # noqa: PTH113
+    return is_remote(name) or is_file(name)
 
 
 def _sources(vrt: str, listed: Iterable[str], look: Look | None) -> Iterator[str]:
@@ -84,7 +85,7 @@ def _sources(vrt: str, listed: Iterable[str], look: Look | None) -> Iterator[str
 
 def _named(vrt: str, look: Look | None) -> list[str]:
     """Local files that a VRT names; none where it is not a VRT, or not local."""
-    if is_remote(vrt) or not Path(vrt).is_file():
+    if is_remote(vrt) or not is_file(vrt):
         return []
     with Path(vrt).open("rb") as stream:
         if look is not None:
@@ -105,7 +106,7 @@ def _named(vrt: str, look: Look | None) -> list[str]:
 def _files(name: str, start: str) -> list[str]:
     """The file that a source names, or of which it names a part; both if both exist."""
     places = (os.path.join(start, word) for word in parts_of(name) if word)  # noqa: PTH118 - keeps a leading ./
-    return [place for place in places if os.path.isfile(place)]  # noqa: PTH113
+    return [place for place in places if is_file(place)]
 
 
 def is_same_input(

@@ -24,6 +24,7 @@ from segpipe.formats.raster.gdal_messages import Messages, as_text, harmful, lis
 from segpipe.formats.raster.gdal_readers import UnattributedError, reading
 from segpipe.formats.raster.references import check_references, servers
 from segpipe.process.environment import clean_environment
+from segpipe.storage.existence import is_file
 from segpipe.storage.files import is_utf8
 from segpipe.storage.paths import in_bucket, is_remote
 from segpipe.storage.retry import is_passing
@@ -298,7 +299,7 @@ def _as_source_error(what: str) -> Iterator[None]:
 
 
 def _read_through(file: str) -> None:
-    if not is_remote(file) and Path(file).is_file():
+    if not is_remote(file) and is_file(file):
         with Path(file).open("rb", buffering=0) as stream:
             while stream.read(READ_BYTES):
                 pass

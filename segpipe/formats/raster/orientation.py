@@ -16,6 +16,7 @@ from rasterio.io import DatasetReader
 from segpipe.errors import SourceError
 from segpipe.geometry.windows import Window
 from segpipe.messages.printable import dims
+from segpipe.storage.existence import is_file
 from segpipe.storage.paths import in_bucket, is_remote
 from segpipe.storage.s3 import read_range
 
@@ -145,7 +146,7 @@ def read_orientation(path: str, driver: str) -> int | None:
         return UPRIGHT
     if in_bucket(path):
         return find(_from_bucket(path))
-    if not Path(path).is_file():
+    if not is_file(path):
         return None
     with _from_file(path) as read:
         return find(read)

@@ -7,7 +7,7 @@ describe.
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from segpipe.errors import SourceError
 from segpipe.formats.identity import world_files
 from segpipe.formats.raster.confine import read_start
+from segpipe.storage.existence import exists, is_file, is_folder
 
 NAMING = frozenset({"sourcefilename", "sourcedataset"})
 """Elements and attributes of a VRT that name a dataset, in lower case."""
@@ -104,12 +105,24 @@ def check_references(path: str, *, remote: bool = False) -> None:
 def _check_regular(file: str) -> None:
     """Refuse pipes, sockets and devices: opening a pipe may block forever, and GDAL opens sidecars by itself."""
     for name in (file, *(file + end for end in (*BESIDE, ".aux.xml", ".aux")), *world_files(file)):
-        if _exists(name) and not _is_file(name) and not os.path.isdir(name):  # noqa: PTH112 - accepts any length
+        if _exists(name) and not _is_file(name) and not _asked(is_folder, name):
             raise SourceError(SPECIAL.format(name))
 
 
 def _exists(name: str) -> bool:
-    return not name.startswith("/vsi") and os.path.exists(name)  # noqa: PTH110 - accepts any length
+    return not name.startswith("/vsi") and _asked(exists, name)
+
+
+def _asked(question: Callable[[str], bool], name: str) -> bool:
+    """The answer to a question about a path; False where it may not be asked, as GDAL may not open such a path either.
+
+    Raises:
+        OSError: it stays open.
+    """
+    try:
+        return question(name)
+    except PermissionError:
+        return False
 
 
 def _inner(name: str) -> str:
@@ -143,7 +156,7 @@ def _names_in(file: str, root: ET.Element, home: _Home) -> list[str]:
 
 
 def _is_file(name: str) -> bool:
-    return bool(read_start(name, 1)) if name.startswith("/vsi") else os.path.isfile(name)  # noqa: PTH113 - however long
+    return bool(read_start(name, 1)) if name.startswith("/vsi") else _asked(is_file, name)
 
 
 def _text(file: str, *, whole: bool = False) -> bytes:

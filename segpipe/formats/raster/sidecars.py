@@ -1,5 +1,6 @@
 """Check the files beside a raster that define validity and georeferencing: GDAL silently ignores damaged ones."""
 
+import errno
 import os
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from segpipe.formats.raster.dataset_files import own_files
 from segpipe.formats.raster.gdal import any_name
 from segpipe.formats.raster.references import parse_xml
 from segpipe.formats.raster.tiff import check_tags, is_number
+from segpipe.storage.existence import exists, is_file
 from segpipe.storage.paths import is_remote
 
 NO_FILE = frozenset({MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha})
@@ -38,7 +40,7 @@ class Checks:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._wanted = not is_remote(path) and Path(path).is_file()
+        self._wanted = not is_remote(path) and is_file(path)
         self._seen: set[str] = set()
 
     def look(self, file: str, stream: BufferedReader) -> None:
@@ -52,7 +54,7 @@ class Checks:
         if not self._wanted:
             return
         path = self._path
-        here = {file for file in {path, *files} if not is_remote(file) and Path(file).is_file()}
+        here = {file for file in {path, *files} if not is_remote(file) and is_file(file)}
         for file in here - self._seen:
             with Path(file).open("rb") as stream:
                 self.look(file, stream)
@@ -65,9 +67,30 @@ class Checks:
                 _check_source(source)
 
 
+def facts(dataset: DatasetReader) -> str:
+    """What a dataset says of itself that may come from a file beside it."""
+    points, crs = dataset.gcps
+    bands = (dataset.nodatavals, dataset.mask_flag_enums, dataset.colorinterp, dataset.scales, dataset.offsets)
+    place = (dataset.crs, tuple(dataset.transform), crs, [(p.row, p.col, p.x, p.y, p.z) for p in points], dataset.rpcs)
+    return repr((*bands, dataset.descriptions, dataset.units, *place, dataset.tags()))
+
+
+def check_same(path: str, before: str, now: str) -> None:
+    """Check that a dataset that was opened twice says the same of itself.
+
+    GDAL opens a raster also where a file beside it cannot be read, without a word: nodata, masks or georeferencing are lost.
+
+    Raises:
+        SourceError: it does not; another try may.
+    """
+    if before != now:
+        fault = OSError(errno.EIO, "a file beside it could be read in one of two tries, and not in the other")
+        raise SourceError(f"{path}: {fault.strerror}: check the disk, and run the same command again") from fault
+
+
 def _check_source(path: str) -> None:
     """Check the source of a VRT; opened only if there is something to compare, and ignored if it does not open."""
-    if not Path(f"{path}.msk").exists() and not _bad_world_files(path):
+    if not exists(f"{path}.msk") and not _bad_world_files(path):
         return
     try:
         dataset = rasterio.open(any_name(path))
@@ -91,7 +114,7 @@ def _check_mask(dataset: DatasetReader, path: str) -> None:
     """Check that GDAL uses a ``.msk`` file: the flags of some band must show it."""
     mask = f"{path}.msk"
     used = any(NO_FILE.isdisjoint(flags) for flags in dataset.mask_flag_enums)
-    if Path(mask).exists() and not used:
+    if exists(mask) and not used:
         raise SourceError(f"{mask} must be a raster of the size of {path} that masks it, and GDAL cannot use it: {MEND}")
 
 
@@ -117,7 +140,7 @@ def _check_world_file(dataset: DatasetReader, path: str) -> None:
 
 
 def _bad_world_files(path: str) -> list[str]:
-    return [file for file in world_files(path) if Path(file).is_file() and not _is_world_file(file)]
+    return [file for file in world_files(path) if is_file(file) and not _is_world_file(file)]
 
 
 def _is_world_file(file: str) -> bool:

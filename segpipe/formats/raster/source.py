@@ -34,7 +34,7 @@ from segpipe.formats.raster.gdal_readers import pinned
 from segpipe.formats.raster.kinds import explained, refuse_pages, refuse_slides
 from segpipe.formats.raster.orientation import Turn, take_exif, turn_of
 from segpipe.formats.raster.scene import read_scene
-from segpipe.formats.raster.sidecars import Checks
+from segpipe.formats.raster.sidecars import Checks, check_same, facts
 from segpipe.formats.raster.validity import (
     LOOKS_LIKE_DATA,
     SAMPLE,
@@ -48,6 +48,7 @@ from segpipe.formats.source import Begun, Invalid, Pixels, Scene
 from segpipe.geometry.raster_grid import crs_notes, place_of, read_grid
 from segpipe.geometry.windows import Window
 from segpipe.overrides import AS_STORED, Overrides
+from segpipe.storage.existence import is_file
 from segpipe.storage.paths import is_remote
 
 VRT_BLOCK = 1024
@@ -85,6 +86,7 @@ class RasterSource:
 
     def _begin(self, contract: Contract, overrides: Overrides) -> None:
         self.files: tuple[str, ...] = (self._path,)
+        self._facts = ""
         self._dataset = self._opened()
         try:
             with confined(self._here), source_errors(f"{self._path} cannot be opened", self.files):
@@ -148,6 +150,10 @@ class RasterSource:
         """All files that the pixels come from, after checks of those that GDAL would use damaged."""
         checks = Checks(self._path)
         files = tuple(files_of(dataset, checks.look)) or (self._path,)
+        if len(files) > 1 and dataset.driver != "VRT" and not is_remote(self._path):
+            self._facts = facts(dataset)
+            with self._open() as again:
+                check_same(self._path, self._facts, facts(again))
         checks.end(dataset, files)
         return files
 
@@ -252,6 +258,8 @@ class RasterSource:
     def _reopen(self) -> None:
         self._dataset.close()
         self._dataset = self._opened()
+        if self._facts:
+            check_same(self._path, self._facts, facts(self._dataset))
 
     @property
     def block(self) -> int:
@@ -359,7 +367,7 @@ def _is_whole_png(dataset: DatasetReader, path: str) -> bool:
     Raises:
         SourceError: the chain is broken.
     """
-    if dataset.driver != "PNG" or not Path(path).is_file():
+    if dataset.driver != "PNG" or is_remote(path) or not is_file(path):
         return False
     if not _has_end(path):
         raise SourceError(f"{path} is damaged: its chunks do not lead to the last one, IEND")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import SourceError
+from segpipe.storage.existence import is_file
 from segpipe.storage.paths import is_remote
 
 MAGIC = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
@@ -309,7 +310,7 @@ def verify_files(paths: Iterable[str]) -> list[str]:
 def _verify_file(path: str) -> str | None:
     if path.endswith(OVERVIEWS):
         return None
-    if is_remote(path) or not Path(path).is_file():
+    if is_remote(path) or not is_file(path):
         return "it is not a file of this machine"
     with Path(path).open("rb") as file:
         head = _pread(file, 512, 0)

@@ -114,7 +114,7 @@ def sample_command(place: str, output: Path, *, seed: int | None, show_map: bool
     _check_target(output, overwrite=overwrite)
     population = population_of(place)
     each = sizes_of(population, wanted)
-    pairs = overlapping(population)
+    few = first_few(f"{a} and {b}" for a, b in overlapping(population))
     units = draw(population, each, seed or 0)
     write_sample(output, population, units, seed or 0, show=show_map)
     pixels = population.pixels.sum(axis=0)
@@ -124,8 +124,7 @@ def sample_command(place: str, output: Path, *, seed: int | None, show_map: bool
     ]
     print_table(("stratum", "pixels", "share", "points"), rows)
     echo(f"\n{len(units):,} points in {output}; their design in {design_path(output)}, which an interpreter must not see")
-    if pairs:
-        few = first_few(f"{a} and {b}" for a, b in pairs)
+    if few:
         echo(f"warning: cases share ground, which the sample and its estimates count once for each: {few}", err=True)
     return 0
 

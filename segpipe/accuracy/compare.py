@@ -245,6 +245,5 @@ def _warnings(task: CompareTask, runs: Sequence[dict[str, Record]], done: Sequen
     if volumes := sum(one.written is None and task.output is not None for one in done):
         yield f"{volumes} cases are volumes, of which no map of change is written"
     placed = [one for one in done if one.unit == "ha"]
-    if shared := sharing([one.grid for one in placed]):
-        few = first_few(f"{placed[a].name} and {placed[b].name}" for a, b in shared)
+    if few := first_few(f"{placed[a].name} and {placed[b].name}" for a, b in sharing([one.grid for one in placed])):
         yield f"cases share ground, which totals count once for each: {few}"

@@ -1,8 +1,10 @@
 """Which grids on the Earth may share ground, whatever their CRSs."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segpipe.geometry.grid import Float
 from segpipe.geometry.ground import Ground
@@ -59,21 +61,20 @@ def _rectangle(ground: Ground, shape: tuple[int, ...]) -> Float | None:
     return np.array([[x.min(), y.min()], [x.max(), y.max()]])
 
 
-def meeting(extents: Float) -> list[list[int]]:
+def meeting(extents: Float) -> Iterator[NDArray[np.intp]]:
     """For each of some grids, ``(grids, 2, 3)``, the others that may share ground with it, in order.
 
     Grids are sorted along one axis, so that 100,000 scenes are compared with their surroundings only.
     """
     if not len(extents) or np.isnan(extents).all():
-        return [[] for _ in extents]
+        yield from (np.empty(0, np.intp) for _ in extents)
+        return
     axis = int(np.nanargmax(np.nanmax(extents[:, 0], axis=0) - np.nanmin(extents[:, 0], axis=0)))
     order = np.argsort(extents[:, 0, axis])  # NaN last
     starts = extents[order, 0, axis]
     widest = float(np.nanmax(extents[:, 1, axis] - extents[:, 0, axis]))
-    found = []
     for k, (least, most) in enumerate(extents):
         first, last = np.searchsorted(starts, least[axis] - widest), np.searchsorted(starts, most[axis], "right")
         near = order[first:last]
         both = (extents[near, 0] <= most).all(axis=1) & (extents[near, 1] >= least).all(axis=1) & (near != k)
-        found.append(np.sort(near[both]).tolist())
-    return found
+        yield np.sort(near[both])

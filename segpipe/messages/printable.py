@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from segpipe.messages.redaction import without_paths
 from segpipe.messages.url_secrets import without_secrets
@@ -31,8 +32,8 @@ def first_few(names: Iterable[object], most: int = 3) -> str:
     >>> first_few(["a", "b", "c", "d"])
     'a, b, c, ...'
     """
-    names = list(names)
-    return ", ".join(printable(str(name)) for name in names[:most]) + ", ..." * (len(names) > most)
+    first = list(islice(names, most + 1))
+    return ", ".join(printable(str(name)) for name in first[:most]) + ", ..." * (len(first) > most)
 
 
 def and_more(names: Sequence[str], most: int) -> str:

@@ -1,8 +1,7 @@
 """The order in which cases count by a rule, and which of them meet."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,13 +16,32 @@ from segpipe.overlap.shared import place_of
 from segpipe.storage import Store
 
 
+@dataclass(frozen=True, eq=False)
+class Place:
+    """The cases of one grid: a time series of 5,000 scenes has twelve million pairs, and one grid."""
+
+    members: list[int] = field(default_factory=list)
+    beside: "list[Place]" = field(default_factory=list)
+    """Those of other grids that may share ground with it."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several cases may share its ground."""
+        return len(self.members) > 1 or bool(self.beside)
+
+    @property
+    def near(self) -> list[int]:
+        """Its cases and those beside it, in order."""
+        return sorted([*self.members, *(k for place in self.beside for k in place.members)])
+
+
 @dataclass(frozen=True)
 class Neighbourhood:
     """Cases in the order of their names, and those that each of them may share ground with."""
 
     cases: Sequence[FinishedCase]
-    near: Sequence[Sequence[int]]
-    """Indices of the others that may share ground with each."""
+    places: Sequence[Place]
+    """Where each of them lies; those of one grid have one place."""
     rank: Sequence[int]
     """Position of each in the order of the rule."""
     rule: OverlapRule
@@ -39,14 +57,11 @@ class Neighbourhood:
         Raises:
             OverlapError: a case that meets another one lacks what the rule needs.
         """
-        near = [
-            [n for n in others if not _are_apart(cases[k], cases[n])]
-            for k, others in enumerate(meeting(np.reshape(extents, (-1, 2, 3))))
-        ]
-        together = sorted(set(chain.from_iterable(near)))
+        places = _places(cases, extents)
+        together = [k for k, place in enumerate(places) if place.is_shared]
         check_overlap([cases[k] for k in together], rule)
         stacks = _stacks(output, cases, together) if rule == "confidence" else ()
-        return cls(cases, near, _ranks(cases, rule), rule, stacks)
+        return cls(cases, places, _ranks(cases, rule), rule, stacks)
 
     @property
     def by_stack(self) -> list[int]:
@@ -54,12 +69,16 @@ class Neighbourhood:
         stacked = [k for members, _ in self.stacks for k in members]
         return [*stacked, *sorted({*range(len(self.cases))}.difference(stacked))]
 
+    def meets(self, k: int) -> bool:
+        """Whether a case may share ground with another one."""
+        return self.places[k].is_shared
+
     def around(self, k: int) -> CaseNeighbours:
         """The cases around one of them, in the order of names."""
-        before = [self.cases[n] for n in self.near[k] if self.rank[n] < self.rank[k]]
-        after = [self.cases[n] for n in self.near[k] if self.rank[n] > self.rank[k]]
-        near = {k, *self.near[k]}
-        met = [(members, stack) for members, stack in self.stacks if not near.isdisjoint(members)]
+        near = self.places[k].near
+        before = [self.cases[n] for n in near if self.rank[n] < self.rank[k]]
+        after = [self.cases[n] for n in near if self.rank[n] > self.rank[k]]
+        met = [(members, stack) for members, stack in self.stacks if not set(near).isdisjoint(members)]
         stacked = frozenset(self.cases[n].case for members, _ in met for n in members)
         return CaseNeighbours(
             before=before,
@@ -71,12 +90,28 @@ class Neighbourhood:
         )
 
 
+def _places(cases: Sequence[FinishedCase], extents: Sequence[Float]) -> list[Place]:
+    """The place of each case."""
+    found: dict[object, Place] = {}
+    own = [found.setdefault(_grid_key(k, case, extents[k]), Place()) for k, case in enumerate(cases)]
+    for k, place in enumerate(own):
+        place.members.append(k)
+    each = list(found.values())
+    first = [place.members[0] for place in each]
+    for place, others in zip(each, meeting(np.reshape([extents[k] for k in first], (-1, 2, 3))), strict=True):
+        place.beside.extend(each[n] for n in others if not _are_apart(cases[place.members[0]], cases[first[n]]))
+    return own
+
+
+def _grid_key(k: int, case: FinishedCase, extent: Float) -> object:
+    """The same for cases of one grid; one of its own for a case whose record does not say its grid, or that lies nowhere."""
+    return k if case.ground is None or np.isnan(extent).any() else place_of(case.ground, case.shape)
+
+
 def _are_apart(one: FinishedCase, other: FinishedCase) -> bool:
     """Whether the records of two cases say that they share no ground, as tiles of one grid that lie side by side."""
     if one.ground is None or other.ground is None:
         return False
-    if tuple(one.ground.transform) == tuple(other.ground.transform) and one.shape == other.shape:
-        return False  # scenes of a time series, of which there are a million pairs
     return are_apart(one.ground, one.shape, other.ground, other.shape)
 
 

@@ -40,7 +40,7 @@ def run_totals(
     less = _Less()
     found = dict[int, Doubled]()
     for k in together.by_stack:
-        if together.near[k]:
+        if together.meets(k):
             look()
             found[k] = doubled_of(output, together.cases[k], together.around(k))
     for k in sorted(found):  # sums depend on the order
@@ -77,7 +77,7 @@ class _Places:
 
 def _meeting(output: Store, places: _Places, rule: OverlapRule) -> Neighbourhood:
     """The cases that may share ground with another one; of the others, nothing more is read."""
-    chosen = [k for k, others in enumerate(meeting(np.reshape(places.extents, (-1, 2, 3)))) if others]
+    chosen = [k for k, others in enumerate(meeting(np.reshape(places.extents, (-1, 2, 3)))) if others.size]
     cases = [_finished(output, places.names[k]) for k in chosen]
     return Neighbourhood.of(output, cases, [places.extents[k] for k in chosen], rule)
 
@@ -88,8 +88,8 @@ def _finished(output: Store, name: str) -> FinishedCase:
 
 def _dates(together: Neighbourhood) -> Iterator[tuple[str, dict[str, str]]]:
     """Times by which cases are ordered, for ``run.json``."""
-    for case, near in zip(together.cases, together.near, strict=True):
-        if together.rule == "newest" and near and case.acquired is not None:
+    for k, case in enumerate(together.cases):
+        if together.rule == "newest" and together.meets(k) and case.acquired is not None:
             yield case.case, {"time": case.acquired.time.isoformat(), "source": case.acquired.source}
 
 

@@ -43,8 +43,8 @@ POLES = {3413: grid(3413, -150_000, 100_000, 1000), 3031: grid(3031, -150_000, 1
     ],
 )  # fmt: skip
 def test_grids_share_ground_or_do_not(one, other, shared):
-    assert sharing([one, other]) == ([(0, 1)] if shared else [])
-    assert sharing([other, one]) == ([(0, 1)] if shared else [])
+    assert list(sharing([one, other])) == ([(0, 1)] if shared else [])
+    assert list(sharing([other, one])) == ([(0, 1)] if shared else [])
 
 
 def test_grids_of_a_time_series_are_compared_once(monkeypatch):

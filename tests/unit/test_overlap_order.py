@@ -99,4 +99,4 @@ def test_a_long_time_series_needs_memory_for_its_scenes_and_not_for_pairs() -> N
     finally:
         tracemalloc.stop()
     assert len(together.around(1000).before) == 1000
-    assert peak < 4e6, f"{kept:,} bytes kept, {peak:,} at most"  # pairs took 190 MB
+    assert peak < 4e6, f"{kept:,} bytes kept, {peak:,} at most"  # pairs took 176 MB

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from segpipe.errors import InputError, OutputError
+from segpipe.errors import InputError, OutputError, SettingsError
 from segpipe.formats.case import Case
 from segpipe.formats.cases import Found, find_input
 from segpipe.formats.redaction import names_of
@@ -88,6 +88,7 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0, only: C
         run = Run(model, settings, area)
         taken = _taken(run, only)
         _check_output(run, taken.cases)
+        _check_label_map(run, taken.cases)
         zones = _zones(run, taken.cases)
         _warn_of_report(run, taken.cases)
         plan = make_plan(taken.cases, run, processors(), pool, look=look)
@@ -133,6 +134,20 @@ def area_of(settings: Settings) -> tuple[Area | None, list[str]]:
         return None, []
     area, warnings = read_area(Selection(settings.aoi, settings.aoi_layer, flag="--aoi"))
     return area, [f"{area.path}: {text}" for text in warnings]
+
+
+def _check_label_map(run: Run, cases: Sequence[Case]) -> None:
+    """Refuse label maps of classes that may share voxels before anything is inferred.
+
+    Raises:
+        SettingsError: a series has classes that do not exclude each other, and its SEG would be a label map.
+    """
+    several = run.model.contract.task == "multilabel"
+    if several and run.settings.seg == "labelmap" and any(FORMATS[case.format].derives for case in cases):
+        raise SettingsError(
+            'a SEG of the type LABELMAP has one class per voxel, and the contract says task = "multilabel": '
+            "leave out --seg labelmap"
+        )
 
 
 def _warn_of_report(run: Run, cases: Sequence[Case]) -> None:

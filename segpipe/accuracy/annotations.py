@@ -16,7 +16,7 @@ from segpipe.accuracy.coco import is_coco, read_coco
 from segpipe.accuracy.cvat import read_cvat
 from segpipe.accuracy.labelme import is_labelme, read_labelme
 from segpipe.accuracy.polygons import OUTSIDE
-from segpipe.errors import InputError, SourceError
+from segpipe.errors import InputError, SourceError, of_system
 from segpipe.formats.registry import by_suffix, split_suffix
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window
@@ -52,7 +52,7 @@ def _read(path: Path, *, alone: bool) -> list[Annotated] | None:
             raise InputError(f"{path} must have at most {MOST_BYTES:,} bytes, and has {size:,}: export it in parts")
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        raise InputError(f"{path} cannot be read: {of_system(error)}") from None
     if path.suffix.lower() == ".xml":
         return read_cvat(path, data) if alone or b"<annotations" in data[:4096] else None
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from segpipe.accuracy.design import Matrix
-from segpipe.errors import InputError, one_line
+from segpipe.errors import InputError, of_system, one_line
 
 AREA, PIXELS = "area", "pixels"
 MOST_BYTES = 2**22
@@ -65,7 +65,7 @@ def read_rows(path: Path) -> list[Row]:
             data = stream.read(MOST_BYTES + 1)
         text = data.decode("utf-8-sig")
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        raise InputError(f"{path} cannot be read: {of_system(error)}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} must be a CSV file in UTF-8: {one_line(error)}") from None
     if len(data) > MOST_BYTES:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from segpipe.accuracy.draw import DrawnPixel
 from segpipe.accuracy.matrix import read_rows
 from segpipe.accuracy.population import Population
-from segpipe.errors import InputError, OutputError, correct_path, one_line
+from segpipe.errors import InputError, OutputError, correct_path, of_system, one_line
 from segpipe.messages.printable import printable, printable_json
 from segpipe.storage.documents import DocumentError, parse_json
 from segpipe.storage.files import commit, output_errors, partial, unlinked
@@ -278,7 +278,7 @@ def read_design(points: Path) -> SampleDesign | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        raise InputError(f"{path} cannot be read: {of_system(error)}") from None
     try:
         design = SampleDesign.model_validate(parse_json(data, most=MOST_BYTES))
     except DocumentError as error:

@@ -46,17 +46,26 @@ def _code(command: Callable[[], int]) -> int:
         echo(f"error: {error}", err=True)
         return NOT_STARTED
     except OSError as error:
-        if error.errno == errno.EPIPE:
-            raise  # the reader of the output has closed the pipe
-        echo(f"error: {_of_system(error)}", err=True)
-        return NOT_STARTED
+        return system_failed(error)
     except KeyboardInterrupt:
         echo("interrupted: run the same command again", err=True)
         return signals.INTERRUPTED
 
 
+def system_failed(error: OSError) -> int:
+    """Tell of an error of the operating system that no module has given a name, and return the exit code.
+
+    Raises:
+        OSError: the reader of the output has closed the pipe.
+    """
+    if error.errno == errno.EPIPE:
+        raise error
+    echo(f"error: {_of_system(error)}", err=True)
+    return NOT_STARTED
+
+
 def _of_system(error: OSError) -> str:
-    """An error of the operating system that no module has given a name, with its file."""
+    """An error of the operating system, with its file."""
     logging.getLogger("segpipe").info("unforeseen error of the system", exc_info=error)
     name = error.filename if isinstance(error.filename, str | bytes) else None
     what = "a file" if name is None else os.fsdecode(name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from segpipe.choices import AUDITED, BLENDS, RULES, Executor, Precision, executor_of
-from segpipe.commands.edge import NOT_STARTED, SOME_FAILED
+from segpipe.commands.edge import NOT_STARTED, SOME_FAILED, system_failed
 from segpipe.commands.options import (
     BAND_RESAMPLING,
     BANDS_FROM,
@@ -172,6 +172,8 @@ def run(config: Path | None, dry_run: bool, verbose: int, **flags: Any) -> None:
     except SegpipeError as error:
         echo(f"error: {error}", err=True)
         code = NOT_STARTED
+    except OSError as error:
+        code = system_failed(error)
     except KeyboardInterrupt:
         echo("interrupted: run the same command again to go on", err=True)
         code = signals.INTERRUPTED

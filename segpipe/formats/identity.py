@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from segpipe.errors import SourceError
+from segpipe.errors import SourceError, of_system
 from segpipe.messages.printable import and_more
 from segpipe.messages.url_secrets import is_redacted, without_secrets
 from segpipe.storage.paths import canonical, in_bucket, is_remote, plain_path
@@ -159,7 +159,7 @@ def identities(path: str, files: Iterable[str], listings: FolderListings | None 
     try:
         found = [listings.identity(file) for file in asked_names(files)]
     except OSError as error:
-        raise SourceError(f"{path} cannot be asked for: {error.strerror}") from error
+        raise SourceError(f"{path} cannot be asked for: {of_system(error)}") from error
     return list({one["path"]: one for one in found}.values())
 
 

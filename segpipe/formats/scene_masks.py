@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
-from segpipe.errors import InputError, SourceError
+from segpipe.errors import InputError, SourceError, of_system
 from segpipe.formats.case import RASTER, SCENE, Case
 from segpipe.formats.identity import FolderListings, Identity, identities, unhidden
 from segpipe.storage.paths import in_bucket, is_remote
@@ -97,7 +97,7 @@ def _listed(folder: str) -> Iterable[str]:
     try:
         return [os.path.join(folder, name) for name in os.listdir(folder or ".")]  # noqa: PTH118, PTH208
     except OSError as error:
-        raise SourceError(f"{folder} cannot be listed: {error.strerror}") from error
+        raise SourceError(f"{folder} cannot be listed: {of_system(error)}") from error
 
 
 def _parts(case: Case) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from segpipe.errors import OutputError, SegpipeError
+from segpipe.errors import OutputError, SegpipeError, of_system
 from segpipe.formats.case import Case
 from segpipe.formats.cases import find_input
 from segpipe.formats.redaction import hidden_inputs, hide_case, names_of
@@ -91,7 +91,7 @@ def read_status(place: str, inputs: Sequence[str] = ()) -> Status:
         with hidden_inputs(settings):
             return _status(output, last, settings)
     except OSError as error:
-        raise OutputError(f"{output} cannot be read: {error.strerror}") from error
+        raise OutputError(f"{output} cannot be read: {of_system(error)}") from error
     finally:
         os.chdir(before)
 

@@ -14,12 +14,13 @@ from segpipe.network.shapes import margin_by_size, output_sizes
 from segpipe.network.signature import TensorSpec, signature
 from segpipe.network.template import input_lines, lines_to_write
 from segpipe.settings import Settings
+from segpipe.storage.existence import is_file
 
 
 def find_contract(settings: Settings, model: Path, proto: onnx.ModelProto) -> tuple[Contract, str]:
     """Find the contract: ``--contract``, else the sidecar ``model.toml``, else the file's metadata."""
     sidecar = model.with_suffix(".toml")
-    for path in (settings.contract, sidecar if sidecar.is_file() else None):
+    for path in (settings.contract, sidecar if is_file(sidecar) else None):
         if path is not None:
             return read_contract(path), str(path)
     metadata = {p.key: p.value for p in proto.metadata_props}

@@ -10,8 +10,9 @@ import onnx
 from onnx import TensorProto
 
 from segpipe.contract import Contract
-from segpipe.errors import ModelError, correct_path, one_line
+from segpipe.errors import ModelError, correct_path, of_system, one_line
 from segpipe.storage.content import describe
+from segpipe.storage.existence import ABSENT, exists, is_file, is_folder
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -20,15 +21,17 @@ def read_model(path: Path) -> onnx.ModelProto:
     Raises:
         ModelError: it is none.
     """
-    if path.is_dir():
+    if is_folder(path):
         kind = describe(path)
         raise ModelError(f"the model must be an ONNX file, got the folder {path}" + (f": {kind}" if kind else ""))
-    if not path.is_file():
+    if not is_file(path):
         raise ModelError(f"the model must exist, got {path}: {correct_path(path)}")
     if path.suffix.lower() == ".toml":
         raise ModelError(f"the model must be an ONNX file here, got {path}: a list of models is for segpipe run")
     try:
         proto = onnx.load(str(path), load_external_data=False)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {of_system(error)}") from None
     except Exception as error:  # noqa: BLE001 - protobuf raises classes that depend on its implementation
         raise ModelError(f"{path} is not an ONNX file: {describe(path) or f'{one_line(error)}: copy it again'}") from None
     if not proto.graph.node:
@@ -64,7 +67,7 @@ def check_lengths(path: Path, proto: onnx.ModelProto) -> None:
                 raise ModelError(
                     f"{path}: the place of its tensor {tensor.name!r} cannot be read: export it again"
                 ) from None
-            if file.is_file() and (size := file.stat().st_size) < end:
+            if is_file(file) and (size := file.stat().st_size) < end:
                 raise ModelError(
                     f"{path} needs its external data {file} of at least {end:,} bytes, got {size:,}: "
                     "it is cut off or another model's, so copy both files again"
@@ -75,14 +78,14 @@ def digest(files: Sequence[Path], contract: Contract) -> str:
     """SHA-256 of everything that the scores depend on: the file, its external data, the contract in force."""
     digest = hashlib.sha256()
     for file in files:
-        if file.exists() and not file.is_file():
+        if exists(file) and not is_file(file):
             raise ModelError(f"{files[0]}: a model and its external data must be regular files, and {file} is not")
         try:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         except OSError as error:
-            if file == files[0]:
-                raise ModelError(f"{file} cannot be read: {error.strerror}") from None
+            if file == files[0] or error.errno not in ABSENT:
+                raise ModelError(f"{file} cannot be read: {of_system(error)}") from None
             raise ModelError(
                 f"{files[0]} needs its external data {file}: {error.strerror}: copy both files, one beside the other"
             ) from None

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.errors import DamagedPartError, OutputError
+from segpipe.errors import DamagedPartError, OutputError, of_system
 from segpipe.geometry.windows import Window
 from segpipe.storage import Store
 from segpipe.storage.files import digest_of, output_errors, remove
@@ -145,4 +145,4 @@ def _readable(output: Store, name: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise OutputError(f"{output.path(name)} cannot be read: {error.strerror or error}") from error
+        raise OutputError(f"{output.path(name)} cannot be read: {of_system(error)}") from error

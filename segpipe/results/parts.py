@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe import __version__
-from segpipe.errors import DamagedPartError, OutputError
+from segpipe.errors import DamagedPartError, OutputError, of_system
 from segpipe.formats.case import Case
 from segpipe.formats.identity import FolderListings, Identity, hidden_path, no_state
 from segpipe.formats.unusual.values import Finding
@@ -218,7 +218,7 @@ def read_tally(output: Store, name: str) -> Tally:
     except FileNotFoundError as error:
         raise DamagedPartError(f"{output.path(name)} is missing") from error
     except OSError as error:
-        raise OutputError(f"{output.path(name)} cannot be read: {error.strerror or error}") from error
+        raise OutputError(f"{output.path(name)} cannot be read: {of_system(error)}") from error
     data, digest = written[:-DIGEST_BYTES], written[-DIGEST_BYTES:]
     if hashlib.sha256(data).digest() != digest:
         raise DamagedPartError(f"{output.path(name)} is damaged: its content has changed since it was written")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from segpipe.errors import correct_path, one_line
+from segpipe.errors import correct_path, of_system, one_line
 
 MOST_BYTES = 2**22
 """Largest document that a person or an exporter writes, in bytes: a contract with 20,000 classes, each with a long name
@@ -107,7 +107,7 @@ def read_text(path: Path, *, most: int = MOST_BYTES) -> str:
     except FileNotFoundError:
         raise DocumentError(f"must exist, and does not: {correct_path(path)}") from None
     except OSError as error:
-        raise DocumentError(f"cannot be read: {error.strerror}") from None
+        raise DocumentError(f"cannot be read: {of_system(error)}") from None
     check_size(data, most)
     try:
         return data.decode("utf-8-sig")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from segpipe.errors import ExportError, correct_path
+from segpipe.errors import ExportError, correct_path, of_system
 from segpipe.messages.printable import printable
 from segpipe.storage.documents import DocumentError, read_json, shortened
 from segpipe.storage.yaml_text import read_yaml
@@ -59,7 +59,7 @@ class Package:
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise ExportError(f"{self.source}: {member} cannot be unpacked ({error}): get the file again") from None
         except OSError as error:
-            raise ExportError(f"{self.source}: {member} cannot be unpacked: {error.strerror}") from None
+            raise ExportError(f"{self.source}: {member} cannot be unpacked: {of_system(error)}") from None
 
     def document(self, name: str) -> dict[str, Any]:
         """The mapping in a YAML or JSON file of the package.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rasterio.io import DatasetReader
 
-from segpipe.errors import SourceError
+from segpipe.errors import SourceError, of_system
 from segpipe.formats.file_endings import missing
 from segpipe.storage.content import describe
 from segpipe.storage.paths import is_remote
@@ -38,7 +38,7 @@ def explained(path: str) -> Iterator[None]:
         try:
             text, rest = describe(path) if NOT_RECOGNIZED in str(error) else None, missing(path)
         except OSError as unreadable:
-            raise SourceError(f"{path} cannot be read: {unreadable.strerror}") from unreadable
+            raise SourceError(f"{path} cannot be read: {of_system(unreadable)}") from unreadable
         if text is not None:
             raise SourceError(text) from error
         if rest is not None:

@@ -13,7 +13,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
-from segpipe.errors import SourceError
+from segpipe.errors import SourceError, of_system
 from segpipe.geometry.windows import Window
 from segpipe.messages.printable import dims
 from segpipe.storage.existence import is_file
@@ -129,7 +129,7 @@ def _orientation(dataset: DatasetReader, path: str, *, place: bool) -> tuple[int
     except DamagedError:
         return UPRIGHT, ["its EXIF block or TIFF directory is damaged: the pixels are taken to be stored upright"]
     except OSError as error:
-        raise SourceError(f"its orientation cannot be read: {error.strerror or error}") from error
+        raise SourceError(f"its orientation cannot be read: {of_system(error)}") from error
     if found is None:
         return UPRIGHT, ["no orientation is looked for behind a URL or in an archive: the pixels are taken as stored"]
     return found, []

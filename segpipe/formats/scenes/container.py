@@ -59,7 +59,7 @@ class Container:
             data = self._bytes(name)
         except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
             if isinstance(error, OSError) and is_passing(error):
-                raise SourceError(f"{self.root} cannot be read: {error.strerror}") from error
+                raise SourceError(f"{self.root} cannot be read: {of_system(error)}") from error
             raise SourceError(f"{self.root}: {name} cannot be read: {error}: {MEND}") from error
         if len(data) > MOST_BYTES:
             raise SourceError(f"{self.root}: {name} must be metadata of at most {MOST_BYTES:,} bytes, and is longer: {MEND}")
@@ -124,7 +124,7 @@ def _of_folder(root: str) -> Container:
 
 
 def _unreadable(error: OSError) -> None:
-    raise SourceError(f"{error.filename} cannot be read: {error.strerror}") from error
+    raise SourceError(f"{error.filename} cannot be read: {of_system(error)}") from error
 
 
 def _check_count(root: str, count: int) -> None:
@@ -142,7 +142,7 @@ def _archive(path: str) -> zipfile.ZipFile:
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
         raise SourceError(f"{path} is damaged: its directory of files cannot be read: {error}: {MEND}") from error
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+        raise SourceError(f"{path} cannot be read: {of_system(error)}") from error
 
 
 def _directory_bytes(path: str) -> int:

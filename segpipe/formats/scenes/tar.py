@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from segpipe.errors import SourceError
+from segpipe.errors import SourceError, of_system
 from segpipe.formats.scenes.names import MEND
 from segpipe.storage.existence import is_file
 
@@ -53,7 +53,7 @@ def members(path: str, most: int) -> Mapping[str, Member]:
                 if len(found) > most:
                     raise SourceError(f"{path}: a product must have at most {most:,} files, and this one has more: {MEND}")
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+        raise SourceError(f"{path} cannot be read: {of_system(error)}") from error
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from segpipe.errors import SourceError
+from segpipe.errors import SourceError, of_system
 from segpipe.formats.raster.tiff import verify_files
 from segpipe.formats.scenes.container import MOST_BYTES
 from segpipe.formats.scenes.document import elements, parsed
@@ -60,7 +60,7 @@ def _verify_member(file: str) -> None:
             while member.read(AT_ONCE):
                 pass
     except OSError as error:
-        raise SourceError(f"{file} cannot be read: {error.strerror}") from error
+        raise SourceError(f"{file} cannot be read: {of_system(error)}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise SourceError(f"{file} is damaged: {error}: {MEND}") from error
 
@@ -78,7 +78,7 @@ def _digests(manifest: str) -> dict[str, tuple[str, str]]:
         with Path(manifest).open("rb") as stream:
             data = stream.read(MOST_BYTES + 1)
     except OSError as error:
-        raise SourceError(f"{manifest} cannot be read: {error.strerror}") from error
+        raise SourceError(f"{manifest} cannot be read: {of_system(error)}") from error
     if len(data) > MOST_BYTES:
         raise SourceError(f"{manifest} must be metadata of at most {MOST_BYTES:,} bytes, and is longer: {MEND}")
     found = {}
@@ -98,5 +98,5 @@ def _digest(file: str, algorithm: str) -> str:
             while data := stream.read(AT_ONCE):
                 digest.update(data)
     except OSError as error:
-        raise SourceError(f"{file} cannot be read: {error.strerror}") from error
+        raise SourceError(f"{file} cannot be read: {of_system(error)}") from error
     return digest.hexdigest()

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.errors import SourceError, one_line
+from segpipe.errors import SourceError, of_system, one_line
 from segpipe.geometry.voxel_grid import VoxelGrid, shear, spanned_volume
 from segpipe.messages.printable import dims
 
@@ -84,7 +84,7 @@ def source_errors(path: str) -> Iterator[None]:
     except (gzip.BadGzipFile, zlib.error) as error:
         raise SourceError(f"{path} is damaged: its gzip stream does not decode: {one_line(error)}: copy it again") from None
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise SourceError(f"{path} cannot be read: {of_system(error)}") from error
 
 
 def is_packed(path: str | Path) -> bool:

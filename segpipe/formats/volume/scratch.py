@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 
-from segpipe.errors import SourceError
+from segpipe.errors import SourceError, of_system
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -60,5 +60,5 @@ def file_state(path: str) -> tuple[int, ...]:
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+        raise SourceError(f"{path} cannot be read: {of_system(error)}") from error
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

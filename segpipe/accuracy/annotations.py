@@ -23,6 +23,7 @@ from segpipe.geometry.windows import Window
 from segpipe.messages.names import Names
 from segpipe.messages.printable import dims, first_few, printable
 from segpipe.storage.documents import DocumentError, parse_json
+from segpipe.storage.existence import files_below, is_file, is_folder
 
 MOST_BYTES = 2**28
 SUFFIXES = (".json", ".xml")
@@ -37,9 +38,9 @@ def read_annotations(place: Path) -> list[Annotated] | None:
     Raises:
         InputError: a file cannot be read, is too large, or is not as its tool writes it.
     """
-    if place.is_file():
+    if is_file(place):
         return _read(place, alone=True) if place.suffix.lower() in SUFFIXES else None
-    paths = [path for path in sorted(place.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    paths = [path for path in files_below(place) if path.suffix.lower() in SUFFIXES and is_file(path)]
     found = [_read(path, alone=False) for path in paths if not path.name.lower().endswith(SIDECAR)]
     known = [one for own in found if own is not None for one in own]
     return known or None
@@ -102,7 +103,7 @@ def _names(picture: Annotated, place: Path) -> Iterator[str]:
     for name in (picture.other_name, picture.name):
         if name is not None:
             yield split_suffix(name.replace("\\", "/").removeprefix("./"), known)[0]
-    if place.is_dir():
+    if is_folder(place):
         yield picture.path.relative_to(place).with_suffix("").as_posix()
 
 

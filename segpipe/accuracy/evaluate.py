@@ -27,6 +27,7 @@ from segpipe.messages.printable import first_few, printable
 from segpipe.overlap.finished import classes_of as named_classes
 from segpipe.results.schema import Record
 from segpipe.storage import Store
+from segpipe.storage.existence import files_below, is_file, is_folder
 from segpipe.storage.places import store_at
 
 FEW_CASES = 5
@@ -188,14 +189,14 @@ def references(place: Path, cases: Sequence[str]) -> dict[str, Path]:
     Raises:
         InputError: there is none, or a case has two.
     """
-    if place.is_file() and len(cases) == 1:
+    if is_file(place) and len(cases) == 1:
         return {cases[0]: place}
-    if not place.is_dir():
+    if not is_folder(place):
         raise InputError(f"--reference must be a folder with a file per case, or the file of the only case, got {place}")
     known, found, wanted = by_suffix(), dict[str, Path](), {*cases}
-    for path in sorted(place.rglob("*")):
+    for path in files_below(place):
         stem, suffix = split_suffix(path.relative_to(place).as_posix(), known)
-        if suffix.lower() not in known or stem not in wanted or not path.is_file():
+        if suffix.lower() not in known or stem not in wanted or not is_file(path):
             continue
         if stem in found:
             raise InputError(f"each case must have one reference, and {stem} has {found[stem].name} and {path.name}")

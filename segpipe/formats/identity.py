@@ -10,6 +10,7 @@ from typing import Any
 from segpipe.errors import SourceError, of_system
 from segpipe.messages.printable import and_more
 from segpipe.messages.url_secrets import is_redacted, without_secrets
+from segpipe.storage.existence import exists, is_file
 from segpipe.storage.paths import canonical, in_bucket, is_remote, plain_path
 from segpipe.storage.s3 import objects_near
 from segpipe.storage.web import on_web, plain_url, state_of
@@ -86,7 +87,7 @@ class FolderListings:
         if on_web(path):
             return {"path": without_secrets(plain_url(path)), **state_of(path)}
         file = self.named(path)
-        if is_remote(file) or not os.path.exists(file):  # noqa: PTH110
+        if is_remote(file) or not exists(file):
             return {"path": without_secrets(file)}
         stat = os.stat(file)  # noqa: PTH116
         return {"path": file, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
@@ -219,7 +220,7 @@ def _archive(path: str) -> Path | None:
     """The local archive that a path leads into; None if there is none."""
     inside = Path("/" + path.split("/", 2)[2].lstrip("/"))
     relative = Path(path.split("/", 2)[2])
-    return next((p for start in (relative, inside) for p in (start, *start.parents) if p.is_file()), None)
+    return next((p for start in (relative, inside) for p in (start, *start.parents) if is_file(p)), None)
 
 
 def _written(path: str) -> str:

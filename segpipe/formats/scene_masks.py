@@ -10,7 +10,9 @@ from pathlib import PurePosixPath
 from segpipe.errors import InputError, SourceError, of_system
 from segpipe.formats.case import RASTER, SCENE, Case
 from segpipe.formats.identity import FolderListings, Identity, identities, unhidden
+from segpipe.storage.existence import is_file
 from segpipe.storage.paths import in_bucket, is_remote
+from segpipe.storage.retry import is_passing
 from segpipe.storage.s3 import find_objects
 from segpipe.validity import CASE, Preset, ValidityMask
 
@@ -53,7 +55,7 @@ class MaskFinder:
             pattern = os.path.join(glob.escape(folder), self.mask.pattern.replace(CASE, glob.escape(stem)))  # noqa: PTH118
             return sorted(path for path in glob.glob(pattern) if path.lower().endswith(SUFFIXES))
         plain = os.path.join(folder, self.mask.pattern.replace(CASE, stem))  # noqa: PTH118
-        return [plain] if os.path.isfile(plain) else []  # noqa: PTH113
+        return [plain] if is_file(plain) else []
 
     def _of_preset(self, case: Case, preset: Preset) -> list[str]:
         """Files named after the case, or after most of its name, up to a ``_`` or ``.``, with the token behind."""
@@ -166,10 +168,16 @@ def without_mask(
 
 
 def _path(finder: MaskFinder, case: Case) -> str | None:
-    """The mask of a case; None if its job must say why there is none."""
+    """The mask of a case; None if its job must say why there is none.
+
+    Raises:
+        OSError, SourceError: this stays open at present, and the mask would be a case itself.
+    """
     if case.format not in (RASTER, SCENE) or (case.format == SCENE and finder.mask.preset is not None):
         return None  # the metadata of a product are read when it is opened
     try:
         return finder.find(case)
-    except SourceError:
+    except SourceError as error:
+        if is_passing(error):
+            raise
         return None

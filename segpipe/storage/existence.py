@@ -36,6 +36,20 @@ def exists(path: str | Path) -> bool:
     return _mode(path) != 0
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All that is no folder at any depth of a folder, sorted; nothing where there is none. Links to folders are not followed.
+
+    Raises:
+        OSError: a folder cannot be read, which ``Path.rglob`` passes over.
+    """
+    return sorted(Path(place, name) for place, _, names in os.walk(folder, onerror=_unless_absent) for name in names)
+
+
+def _unless_absent(error: OSError) -> None:
+    if error.errno not in ABSENT:
+        raise error
+
+
 def _mode(path: str | Path) -> int:
     """Type and permissions; 0 where nothing exists."""
     try:

@@ -16,6 +16,7 @@ from segpipe.errors import InstallationError, OutputError, SegpipeError, ZonesEr
 from segpipe.geometry.reference import NowhereError, horizontal
 from segpipe.messages.printable import and_more
 from segpipe.process.extras import install
+from segpipe.storage.existence import exists, is_file
 from segpipe.storage.files import is_nearly_full
 from segpipe.vectors.surfaces import Shapes, all_empty, repaired
 
@@ -125,6 +126,8 @@ def vector_errors(path: Path | str) -> Iterator[None]:
 
 def explained(error: Exception) -> str:
     """The message of a library that could not read a file, with the mend; without GDAL's hint for programmers."""
+    if isinstance(error, OSError) and error.errno:
+        return of_system(error)
     return f"{one_line(error).partition('; It might help')[0].rstrip('.')}: copy it again, or convert it with ogr2ogr"
 
 
@@ -133,7 +136,7 @@ def truncated(path: Path) -> str | None:
 
     GDAL reads the polygons behind the end of such a Shapefile as rows without geometry (ESRI 1998, "The Main File Header").
     """
-    if not path.is_file():
+    if not is_file(path):
         return None
     with path.open("rb") as stream:
         head, size = stream.read(28), path.stat().st_size
@@ -165,7 +168,7 @@ def read_surfaces(selection: Selection) -> Surfaces:
         InstallationError: an optional dependency is missing.
     """
     path, flag = selection.path, selection.flag
-    if not path.exists():
+    if not exists(path):
         raise ZonesError(f"{flag} must be a file of polygons, and {path} does not exist: {correct_path(path)}")
     frame = read_frame(selection, [selection.column] if selection.column else [])
     crs = crs_of(frame, selection)
@@ -209,7 +212,7 @@ def _refuse_pointer(selection: Selection) -> None:
 
 def is_pointer(path: Path) -> bool:
     """Whether a file names other sources, as a VRT or a service does: what it leads to may be a server."""
-    if not path.is_file():
+    if not is_file(path):
         return False
     with path.open("rb") as stream:
         return POINTER in stream.read(HEAD)

@@ -1,12 +1,22 @@
 """Files for which the operating system has no answer: a command ends with the path, the error and the mend."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from networks import contract, pixelwise, toml
 from unreadable import fail
 
+from segpipe.accuracy.annotations import read_annotations
+from segpipe.accuracy.evaluate import references
 from segpipe.cli import main
+from segpipe.errors import SourceError
+from segpipe.formats.case import CaseSelection
+from segpipe.formats.cases import find_input
+from segpipe.formats.identity import identities
+from segpipe.validity import parse_validity
 
 
 def told(*words):
@@ -30,3 +40,42 @@ def test_a_model_or_its_contract_is_named_with_the_mend(name, model, raster, mon
     assert told("run", "-i", scene, *flags) == (
         f"error: {model.with_name(name)} cannot be read or written: Input/output error: check the disk"
     )
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("name", ["ref/b", "ref/b/two.tif"])
+def test_a_reference_is_not_left_out_because_its_folder_cannot_be_read(name, number, raster, tmp_path, monkeypatch):
+    """``Path.rglob`` passes over folders that it may not read, and since Python 3.13 over all that it cannot."""
+    for case in ("one", "b/two"):
+        raster(f"ref/{case}.tif", np.ones((1, 8, 9), np.uint8))
+    assert list(references(tmp_path / "ref", ["one", "b/two"])) == ["b/two", "one"]
+    fail(monkeypatch, tmp_path / name, number=number)
+    with pytest.raises(OSError, match=os.strerror(number)) as lost:
+        references(tmp_path / "ref", ["one", "b/two"])
+    assert lost.value.filename == str(tmp_path / name)
+
+
+def test_annotations_are_not_left_out_because_their_folder_cannot_be_read(tmp_path, monkeypatch):
+    (tmp_path / "ref" / "b").mkdir(parents=True)
+    fail(monkeypatch, tmp_path / "ref" / "b", "scandir", number=errno.EACCES)
+    with pytest.raises(PermissionError, match="ref/b"):
+        read_annotations(tmp_path / "ref")
+
+
+@pytest.mark.parametrize("pattern", ["udm2", "{case}_udm2.tif"])
+def test_a_mask_of_which_nobody_says_whether_it_exists_does_not_become_a_case(pattern, raster, tmp_path, monkeypatch):
+    for name in ("a", "a_udm2"):
+        raster(f"in/{name}.tif", np.ones((1, 8, 9), np.uint8))
+    choice = CaseSelection(validity=parse_validity(pattern))
+    assert [case.name for case in find_input([f"{tmp_path}/in"], choice).cases] == ["a"]
+    fail(monkeypatch, tmp_path / "in", "listdir")
+    fail(monkeypatch, tmp_path / "in" / "a_udm2.tif", "stat")
+    with pytest.raises((OSError, SourceError), match="Input/output error"):
+        find_input([f"{tmp_path}/in"], choice)
+
+
+def test_a_file_that_cannot_be_asked_for_has_no_identity_without_a_state(raster, monkeypatch):
+    path = raster("a.tif", np.ones((1, 8, 9), np.uint8))
+    fail(monkeypatch, path, "stat")
+    with pytest.raises(SourceError, match=r"a.tif cannot be asked for: Input/output error: check the disk"):
+        identities(str(path), [str(path)])

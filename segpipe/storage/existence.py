@@ -37,7 +37,7 @@ def exists(path: str | Path) -> bool:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All that is no folder at any depth of a folder, sorted; nothing where there is none. Links to folders are not followed.
+    """All that is no folder at any depth of a folder, sorted; nothing where there is none. No link is followed.
 
     Raises:
         OSError: a folder cannot be read, which ``Path.rglob`` passes over.

@@ -7,10 +7,15 @@ from networks import contract
 
 from segpipe.contract import parse_contract
 from segpipe.errors import SourceError
-from segpipe.formats.raster import source
+from segpipe.formats.raster import aligned, source
+from segpipe.formats.raster.aligned import open_aligned
 from segpipe.formats.raster.dataset_files import files_of
 from segpipe.formats.raster.gdal import gdal_options, open_raster
 from segpipe.formats.raster.sidecars import Checks, facts
+from segpipe.formats.scenes import layers
+from segpipe.formats.scenes.layers import open_band
+from segpipe.formats.scenes.product import BandFile, Product
+from segpipe.geometry.raster_grid import read_grid
 from segpipe.geometry.windows import Window
 from segpipe.storage.retry import is_passing
 
@@ -130,6 +135,20 @@ def test_a_raster_that_is_opened_again_is_as_before(raster, monkeypatch):
         with pytest.raises(SourceError, match="could be read in one of two tries"):
             opened.begin(Window((0, 0), (8, 9)), threads=2)()
         opened.close()
+
+
+def test_a_reference_and_a_band_of_a_scene_do_not_lose_a_file_beside_them(raster, monkeypatch):
+    path = raster("a.tif", np.ones((1, 8, 9), np.uint8))
+    file = beside(path, "nodata", raster)
+    with rasterio.open(path) as dataset:
+        grid = read_grid(dataset)
+    for module in (aligned, layers):
+        monkeypatch.setattr(module, "open_raster", blind(file, [1]))
+    lost = pytest.raises(SourceError, match="could be read in one of two tries")
+    with lost, open_aligned(path, grid):
+        pass
+    with lost, gdal_options():
+        open_band(BandFile("red", str(path)), Product("p", (), own_tags=True), remote=False)
 
 
 def test_the_file_itself_is_among_those_of_a_raster_of_which_gdal_does_not_find_it(raster, monkeypatch):

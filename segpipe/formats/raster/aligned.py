@@ -19,8 +19,10 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterWindow
 
 from segpipe.errors import SourceError
+from segpipe.formats.raster.dataset_files import files_of
 from segpipe.formats.raster.gdal import gdal_errors, gdal_options, open_raster
 from segpipe.formats.raster.readback import same_crs, same_transform
+from segpipe.formats.raster.sidecars import check_opened
 from segpipe.formats.raster.validity import Interval, nodata_interval
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.lookup import wrap_length
@@ -86,6 +88,8 @@ def open_aligned(path: Path, grid: Grid) -> Iterator[AlignedRaster]:
         with gdal_errors(SourceError, f"{path} cannot be read"):
             dataset = open_raster(str(path))
         with dataset:
+            with gdal_errors(SourceError, f"{path} cannot be read"):
+                check_opened(str(path), dataset, files_of(dataset), lambda: open_raster(str(path)))
             _check_bands(path, dataset)
             own = read_grid(dataset)
             if _is_same(own, grid):

@@ -3,7 +3,7 @@
 import errno
 import os
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
@@ -73,6 +73,26 @@ def facts(dataset: DatasetReader) -> str:
     bands = (dataset.nodatavals, dataset.mask_flag_enums, dataset.colorinterp, dataset.scales, dataset.offsets)
     place = (dataset.crs, tuple(dataset.transform), crs, [(p.row, p.col, p.x, p.y, p.z) for p in points], dataset.rpcs)
     return repr((*bands, dataset.descriptions, dataset.units, *place, dataset.tags()))
+
+
+def check_opened(path: str, dataset: DatasetReader, files: Sequence[str], again: Callable[[], DatasetReader]) -> str:
+    """Compare a dataset that has sidecar files with the same one opened again; what it says, empty if nothing was compared.
+
+    Args:
+        path: the dataset.
+        dataset: the dataset, open.
+        files: the dataset and its sidecar files.
+        again: opens the dataset again.
+
+    Raises:
+        SourceError: as ``check_same``.
+    """
+    if len(files) < 2 or dataset.driver == "VRT" or is_remote(path):  # GDAL opens the sources of a VRT when they are read
+        return ""
+    found = facts(dataset)
+    with again() as other:
+        check_same(path, found, facts(other))
+    return found
 
 
 def check_same(path: str, before: str, now: str) -> None:

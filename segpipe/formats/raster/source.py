@@ -34,7 +34,7 @@ from segpipe.formats.raster.gdal_readers import pinned
 from segpipe.formats.raster.kinds import explained, refuse_pages, refuse_slides
 from segpipe.formats.raster.orientation import Turn, take_exif, turn_of
 from segpipe.formats.raster.scene import read_scene
-from segpipe.formats.raster.sidecars import Checks, check_same, facts
+from segpipe.formats.raster.sidecars import Checks, check_opened, check_same, facts
 from segpipe.formats.raster.validity import (
     LOOKS_LIKE_DATA,
     SAMPLE,
@@ -150,10 +150,7 @@ class RasterSource:
         """All files that the pixels come from, after checks of those that GDAL would use damaged."""
         checks = Checks(self._path)
         files = tuple(files_of(dataset, checks.look)) or (self._path,)
-        if len(files) > 1 and dataset.driver != "VRT" and not is_remote(self._path):
-            self._facts = facts(dataset)
-            with self._open() as again:
-                check_same(self._path, self._facts, facts(again))
+        self._facts = check_opened(self._path, dataset, files, self._open)
         checks.end(dataset, files)
         return files
 

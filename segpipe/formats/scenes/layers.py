@@ -14,7 +14,7 @@ from segpipe.formats.raster.kinds import explained
 from segpipe.formats.raster.orientation import UPRIGHT, turn_of
 from segpipe.formats.raster.references import servers
 from segpipe.formats.raster.scene import read_scene
-from segpipe.formats.raster.sidecars import Checks
+from segpipe.formats.raster.sidecars import Checks, check_opened
 from segpipe.formats.raster.source import PICTURE_DRIVERS
 from segpipe.formats.scenes.product import BandFile, Product
 from segpipe.formats.scenes.vrt import TYPES, SceneBand
@@ -56,6 +56,7 @@ def open_band(band: BandFile, product: Product, *, remote: bool) -> OpenedBand:
         _check(dataset, band, product)
         checks = Checks(path)
         files = tuple(files_of(dataset, checks.look)) or (path,)
+        check_opened(path, dataset, files, lambda: open_raster(path, remote=remote))
         checks.end(dataset, files)
         scale, offset = _factors(dataset, band)
         scaled = band.scale is not None or (scale, offset) != (1.0, 0.0)

@@ -6,6 +6,7 @@ from typing import Any
 
 import gdcm
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
@@ -129,6 +130,26 @@ def enhanced(path: Path, pixels: NDArray[Any], places: Any, slopes: Sequence[flo
             own.FrameContentSequence = Items([_dataset(TemporalPositionIndex=times[n])])
         data.PerFrameFunctionalGroupsSequence.append(own)
     return save(data, path)
+
+
+def concatenate(path: Path, counts: Sequence[int], *, total: bool = True) -> list[Path]:
+    """Divide a multi-frame file into several with so many frames each; their names are in another order."""
+    whole = pydicom.dcmread(path)
+    pixels, paths, start = whole.pixel_array, list[Path](), 0
+    for k, count in enumerate(counts):
+        data = pydicom.dcmread(path)
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = uid(5, 100 + k)
+        data.ConcatenationUID, data.InConcatenationNumber, data.ConcatenationFrameOffsetNumber = uid(7), k + 1, start
+        data.SOPInstanceUIDOfConcatenationSource = whole.SOPInstanceUID
+        if total:
+            data.InConcatenationTotalNumber = len(counts)
+        data.NumberOfFrames = count
+        data.PerFrameFunctionalGroupsSequence = whole.PerFrameFunctionalGroupsSequence[start : start + count]
+        put_pixels(data, pixels.reshape(-1, *pixels.shape[-2:])[start : start + count])
+        paths.append(save(data, path.with_name(f"{path.stem}{9 - k}.dcm")))
+        start += count
+    path.unlink()
+    return paths
 
 
 def _dataset(**tags: Any) -> Dataset:

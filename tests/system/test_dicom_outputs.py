@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import dicom_series
+import dicoms
 import networks
 import nibabel
 import numpy as np
@@ -85,6 +86,38 @@ def test_seg_and_mask_have_the_same_centroids(folder: Path, orientation: str) ->
     seg = highdicom.seg.segread(folder / "segpipe-out" / "a.seg.dcm").get_volume(combine_segments=True)
     ours = centroids(np.asarray(mask.dataobj), LPS @ mask.affine)
     assert np.abs(ours - centroids(seg.array, seg.affine)).max() < 1e-3  # mm; half a voxel is 0.25
+
+
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+def test_a_concatenation_has_the_mask_of_one_file_and_a_seg_of_all_its_files(folder: Path, kind: str) -> None:
+    path = folder / "in" / "a" / "e.dcm"
+    shutil.rmtree(path.parent)
+    for out in ("one", "several"):
+        path.parent.mkdir(exist_ok=True)
+        dicoms.enhanced(path, voxels(), dicoms.positions(9), [1] * 9)
+        paths = dicoms.concatenate(path, [4, 4, 1]) if out == "several" else [path]
+        done = run(folder, "-o", out, "--seg", kind, "--report", "dicom")
+        assert done.returncode == 0, done.stderr
+    one, several = (next((folder / out).glob("**/*.nii.gz")) for out in ("one", "several"))
+    assert np.array_equal(np.asarray(nibabel.load(one).dataobj), np.asarray(nibabel.load(several).dataobj))
+    whole, found = (highdicom.seg.segread(next((folder / out).glob("**/*.seg.dcm"))) for out in ("one", "several"))
+    assert dciodvfy(next((folder / "several").glob("**/*.seg.dcm"))) == []
+    files = {str(header.SOPInstanceUID): header for header in map(dcmread, paths)}
+    assert {uids[2] for uids in found.get_source_image_uids()} == {*files}
+    for group in found.PerFrameFunctionalGroupsSequence:
+        (source,) = group.DerivationImageSequence[0].SourceImageSequence
+        theirs = files[source.ReferencedSOPInstanceUID].PerFrameFunctionalGroupsSequence[source.ReferencedFrameNumber - 1]
+        own = group.PlanePositionSequence[0].ImagePositionPatient
+        assert list(theirs.PlanePositionSequence[0].ImagePositionPatient) == list(own)
+    report = next((folder / "several").glob("**/*.sr.dcm"))
+    (study,) = dcmread(report).CurrentRequestedProcedureEvidenceSequence
+    listed = [
+        str(item.ReferencedSOPInstanceUID) for one in study.ReferencedSeriesSequence for item in one.ReferencedSOPSequence
+    ]
+    assert {*files} < {str(item.ReferencedSOPInstanceUID) for item in listed}
+    first, second = (seg.get_volume(combine_segments=True) for seg in (whole, found))
+    assert np.array_equal(first.array, second.array)
+    assert np.allclose(first.affine, second.affine)
 
 
 @pytest.mark.parametrize("kind", ["binary", "labelmap"])

@@ -167,6 +167,25 @@ def test_a_multi_frame_file_is_a_case_and_several_times_in_it_are_several(tmp_pa
     assert [[frame.number for frame in one] for one in frames] == [[0, 1, 2, 3], [0, 2], [1, 3]]
 
 
+@pytest.mark.parametrize("total", [True, False])
+def test_a_concatenation_is_one_case_and_a_lost_file_of_it_is_named(total, tmp_path):
+    """Where no file says how many there are, the last number must be that of the last file."""
+    dicoms.enhanced(tmp_path / "e.dcm", dicoms.values((6, 5, 6)), dicoms.positions(6), [1] * 6)
+    paths = dicoms.concatenate(tmp_path / "e.dcm", [3, 2, 1], total=total)
+    (case,) = found(tmp_path).cases
+    series = unpack(case.index)
+    assert [(frame.path, frame.number) for frame in series.frames] == [
+        (str(path), n) for path, count in zip(paths, [3, 2, 1], strict=True) for n in range(count)
+    ]
+    assert series.unusable == ""
+    paths[1].unlink()
+    (case,) = found(tmp_path).cases
+    assert "is one of 3 files of an image, and those with InConcatenationNumber 2 are missing" in unpack(case.index).unusable
+    paths[2].unlink()
+    (case,) = found(tmp_path).cases
+    assert ("InConcatenationNumber 2, 3 are missing" in unpack(case.index).unusable) == total
+
+
 @pytest.mark.parametrize(
     ("text", "kept"),
     [("thorax", ["a"]), ("*1mm*", ["a", "b"]), ("Thorax*", ["a"]), ("7", ["b"]), (dicoms.uid(1), ["a"]), ("mm tho", [])],

@@ -135,6 +135,16 @@ def test_frames_of_an_enhanced_file_have_their_own_slopes(tmp_path, contract):
     assert source.grid.spacing == pytest.approx((2.5, 0.7, 0.8))
 
 
+def test_a_concatenation_is_one_volume_of_the_frames_of_its_files(tmp_path, contract):
+    """Files with three frames, two and one; each frame has a slope of its own."""
+    pixels, slopes = dicoms.values((6, 5, 6)), [1, 2, 3, 4, 5, 6]
+    dicoms.enhanced(tmp_path / "e.dcm", pixels, dicoms.positions(6), slopes)
+    paths = dicoms.concatenate(tmp_path / "e.dcm", [3, 2, 1])
+    source = opened(tmp_path, contract)
+    np.testing.assert_array_equal(whole(source)[0], pixels * np.array(slopes)[:, None, None])
+    assert source.files == tuple(map(str, paths))
+
+
 def test_what_a_private_group_of_a_frame_repeats_is_not_taken_for_its_values(tmp_path, contract):
     path = dicoms.enhanced(tmp_path / "e.dcm", pixels := dicoms.values((4, 5, 6)), dicoms.positions(4), [1] * 4)
     data = pydicom.dcmread(path)

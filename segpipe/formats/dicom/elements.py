@@ -44,6 +44,9 @@ TAGS = [
     "PixelPaddingRangeLimit",
     "ModalityLUTSequence",
     "LossyImageCompression",
+    "ConcatenationUID",
+    "InConcatenationNumber",
+    "InConcatenationTotalNumber",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]
@@ -53,7 +56,10 @@ TAG_OF = {keyword: Tag(keyword) for keyword in (*TAGS, "EffectiveEchoTime", "Fra
 SPECIFIC_TAGS: list[BaseTag | int] = [TAG_OF[keyword] for keyword in TAGS]
 """Found once: pydicom takes a third of the time of a header to find the tags of so many keywords."""
 
-UNSIGNED_SHORT = frozenset({"Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation"})
+UNSIGNED_SHORT = frozenset(
+    {"Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation"}
+    | {"InConcatenationNumber", "InConcatenationTotalNumber"}
+)
 """Elements of two bytes without a sign."""
 
 ASCII_TEXT = (

@@ -55,6 +55,17 @@ NO_IMAGE_CLASSES = (
 
 
 @dataclass(frozen=True, slots=True)
+class Concatenation:
+    """The place of a file in an image whose frames lie in several files (PS3.3, C.7.6.16.2.2.4)."""
+
+    uid: str
+    number: int
+    """From 1."""
+    total: int
+    """Number of files; 0 if it is not stated."""
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """The facts in the header of one file."""
 
@@ -65,6 +76,13 @@ class Header:
     instance_number: int
     is_image: bool
     is_scout: bool
+    concatenation: Concatenation | None = None
+    """None if all frames of the image are in this file."""
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """Key by which the files of a series are sorted."""
+        return 0 if self.concatenation is None else self.concatenation.number, self.instance_number, self.name
 
 
 def read_header(path: str, name: str) -> Header:
@@ -132,7 +150,15 @@ def _header(path: str, name: str, data: Any, rest: _AfterHeader) -> Header:
         integer_of(data, "InstanceNumber"),
         is_image,
         "LOCALIZER" in _image_type(data),
+        _concatenation(data),
     )
+
+
+def _concatenation(data: Any) -> Concatenation | None:
+    if not (uid := text_of(data, "ConcatenationUID")):
+        return None
+    number, total = (integer_of(data, f"InConcatenation{what}") for what in ("Number", "TotalNumber"))
+    return Concatenation(uid, number, total)
 
 
 def _image_type(data: Any) -> list[str]:

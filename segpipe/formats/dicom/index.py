@@ -19,6 +19,7 @@ from segpipe.formats.dicom.elements import NotDicomError
 from segpipe.formats.dicom.header import Header, read_header
 from segpipe.formats.dicom.names import NAME, Unread, plain_name, unread_file
 from segpipe.formats.dicom.series import Frame, Series, pack
+from segpipe.messages.printable import first_few
 
 KEYS = (
     ("StackID", "stack"),
@@ -157,16 +158,39 @@ def _volumes_of(found: Sequence[Header], headers: _Headers) -> list[_Volume]:
 
 
 def _volumes(headers: Sequence[Header]) -> Iterator[_Volume]:
-    """The volumes of one series: each multi-frame file, and all other files together, divided where several are mixed."""
-    ordered = sorted(headers, key=lambda header: (header.instance_number, header.name))
-    several = [header for header in ordered if len(header.series.frames) > 1]
-    single = [header for header in ordered if len(header.series.frames) == 1]
-    for group in (*([header] for header in several), *([single] if single else [])):
+    """The volumes of one series: those of each group of files, divided where several are mixed."""
+    for group in _groups(sorted(headers, key=lambda header: header.order)):
         frames = [frame for header in group for frame in header.series.frames]
         where = {header.series.frames[0].path: header.name for header in group}
         for label, kept in _divided(frames):
             names = tuple(dict.fromkeys(where[frame.path] for frame in kept))
             yield _Volume(_joined(group, kept, label), names)
+
+
+def _groups(headers: Sequence[Header]) -> Iterator[list[Header]]:
+    """Files whose frames lie together: those of a concatenation, each other multi-frame file, and all with one frame."""
+    parts: dict[str, list[Header]] = {}
+    for header in headers:
+        if header.concatenation is not None:
+            parts.setdefault(header.concatenation.uid, []).append(header)
+    yield from parts.values()
+    whole = [header for header in headers if header.concatenation is None]
+    yield from ([header] for header in whole if len(header.series.frames) > 1)
+    if single := [header for header in whole if len(header.series.frames) == 1]:
+        yield single
+
+
+def _incomplete(headers: Sequence[Header]) -> str:
+    """The reason why a concatenation lacks frames; empty if it lacks none, or the files are none."""
+    parts = [header.concatenation for header in headers if header.concatenation is not None]
+    there = {part.number for part in parts}
+    total = max((max(part.number, part.total) for part in parts), default=0)
+    if not (missing := sorted(set(range(1, total + 1)) - there)):
+        return ""
+    return (
+        f"{headers[0].series.frames[0].path} is one of {total} files of an image, and those with InConcatenationNumber "
+        f"{first_few(missing)} are missing: copy the series again"
+    )
 
 
 def _joined(headers: Sequence[Header], frames: Sequence[Frame], label: str) -> Series:
@@ -180,7 +204,10 @@ def _joined(headers: Sequence[Header], frames: Sequence[Frame], label: str) -> S
         syntaxes=tuple(dict.fromkeys(one for s in each for one in s.syntaxes)),
         frames=tuple(frames),
         label=label,
-        unusable=next((s.unusable for s in each if s.unusable), "") or _mixed(each) or _partly_scaled(frames),
+        unusable=next((s.unusable for s in each if s.unusable), "")
+        or _incomplete(headers)
+        or _mixed(each)
+        or _partly_scaled(frames),
         lossy=any(s.lossy for s in each),
     )
 

@@ -4,7 +4,7 @@ import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -142,8 +142,13 @@ class SourceReference:
         return self.spacing[0] * self.spacing[1] * self.gap
 
     @property
+    def files(self) -> list[Instance]:
+        """Each file of the source once."""
+        return list(dict.fromkeys(replace(plane, frame=None) for plane in self.planes))
+
+    @property
     def is_multiframe(self) -> bool:
-        """Whether all planes are frames of one file."""
+        """Whether planes are frames of a file, or of the files of a concatenation."""
         return self.planes[0].frame is not None
 
 
@@ -288,6 +293,11 @@ def _image(reference: SourceReference, instance: Instance) -> Dataset:
     return image
 
 
+def evidence_images(reference: SourceReference) -> list[Dataset]:
+    """A header for each file of the source, in the form that highdicom lists as evidence."""
+    return [_image(reference, file) for file in reference.files]
+
+
 def _single_frames(reference: SourceReference) -> Iterable[Dataset]:
     for instance, position in zip(reference.planes, reference.positions, strict=True):
         image = _image(reference, instance)
@@ -309,7 +319,7 @@ def decimals(*numbers: float) -> list[DSfloat]:
 
 
 def _multiframe(reference: SourceReference) -> Dataset:
-    """A header of the chosen frames alone, numbered as the planes are."""
+    """A header of the chosen frames alone, numbered as the planes are, as if all were of the file of the first."""
     image = _image(reference, reference.planes[0])
     image.NumberOfFrames = len(reference.planes)
     shared, orientation, measures = Dataset(), Dataset(), Dataset()

@@ -22,7 +22,7 @@ from segpipe.formats.dicom.reference import (
     SourceReference,
     derived_uid,
     drop_clock,
-    light_images,
+    evidence_images,
 )
 from segpipe.formats.style import Segment
 from segpipe.geometry.grid import MM3_PER_ML
@@ -104,7 +104,7 @@ def measurement_report(
 def _evidence(reference: SourceReference, segmentation: Dataset) -> list[Dataset]:
     """Source and SEG; the SEG first where highdicom may not know the class of the source: it copies patient and study of
     the first."""
-    images = light_images(reference)
+    images = evidence_images(reference)
     known = images[0].SOPClassUID in (*SINGLE, *MULTI)
     return [*images, segmentation] if known else [segmentation, *images]
 

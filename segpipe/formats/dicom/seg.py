@@ -26,6 +26,7 @@ from segpipe.formats.dicom.reference import (
     SINGLE,
     UTF8,
     Authorship,
+    Instance,
     SourceReference,
     derived_uid,
     drop_clock,
@@ -231,9 +232,18 @@ def _known(images: Sequence[Dataset], classes: Sequence[str]) -> Iterator[Datase
 
 
 def _renumber(header: Dataset, reference: SourceReference) -> None:
-    """Replace positions of planes by the numbers of the frames that they come from."""
+    """Refer to the files and the frames that planes come from, in place of positions of planes in one file."""
     for source in _sources(header):
-        source.ReferencedFrameNumber = reference.planes[int(source.ReferencedFrameNumber) - 1].frame
+        plane = reference.planes[int(source.ReferencedFrameNumber) - 1]
+        source.ReferencedSOPInstanceUID, source.ReferencedFrameNumber = plane.sop_instance, plane.frame
+    header.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [*map(_listed, reference.files)]
+    header.SourceImageSequence = [*map(_listed, reference.files)]
+
+
+def _listed(file: Instance) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = file.sop_class, file.sop_instance
+    return item
 
 
 def _name_class(header: Dataset, sop_class: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from os.path import join  # of 100,000 names: a Path for each takes a second
 
 from segpipe.errors import of_system
-from segpipe.storage.existence import ABSENT, is_folder
+from segpipe.storage.existence import ABSENT, is_folder, is_there
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Listing:
         if glob.has_magic(part):
             return _matched(self._read(folder)[1], part)
         with self.noting(path := join(folder, part)):  # noqa: PTH118
-            return [part] if os.path.lexists(path) and not is_folder(path) else []
+            return [part] if is_there(path) and not is_folder(path) else []
         return []
 
     def _read(self, folder: str) -> tuple[list[str], list[str]]:

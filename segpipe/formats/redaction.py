@@ -17,6 +17,7 @@ from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
 from segpipe.formats.search import fixed_root
 from segpipe.messages.redaction import HiddenNames, Redactor, is_redacting, redacting, state_of, without_names
 from segpipe.settings import Settings
+from segpipe.storage.existence import is_file
 
 NUMBER = re.compile(r"_\d{4}$")
 """The number of a channel at the end of a name."""
@@ -50,7 +51,7 @@ def _roots(text: str) -> Iterator[str]:
     yield text
     if glob.has_magic(text) and not os.path.lexists(text):
         yield str(fixed_root(text))
-    if os.path.splitext(text)[1].lower() in LIST_SUFFIXES and os.path.isfile(text):  # noqa: PTH113, PTH122
+    if os.path.splitext(text)[1].lower() in LIST_SUFFIXES and is_file(text):  # noqa: PTH122
         folder = os.path.dirname(text)  # noqa: PTH120
         try:
             entries = list_entries(text)

@@ -36,6 +36,15 @@ def exists(path: str | Path) -> bool:
     return _mode(path) != 0
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether a path leads to anything, or is a link that leads nowhere.
+
+    Raises:
+        OSError: that stays open.
+    """
+    return _mode(path, links=False) != 0
+
+
 def files_below(folder: Path) -> list[Path]:
     """All that is no folder at any depth of a folder, sorted; nothing where there is none. No link is followed.
 
@@ -50,10 +59,10 @@ def _unless_absent(error: OSError) -> None:
         raise error
 
 
-def _mode(path: str | Path) -> int:
-    """Type and permissions; 0 where nothing exists."""
+def _mode(path: str | Path, *, links: bool = True) -> int:
+    """Type and permissions, of what a link leads to unless ``links`` is False; 0 where nothing exists."""
     try:
-        return os.stat(path).st_mode  # noqa: PTH116 - a Path refuses long text
+        return os.stat(path, follow_symlinks=links).st_mode  # noqa: PTH116 - a Path refuses long text
     except ValueError:  # a NUL
         return 0
     except OSError as error:

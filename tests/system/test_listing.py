@@ -281,6 +281,15 @@ def test_a_fixed_name_in_a_glob_for_which_nobody_answers_is_a_problem(pattern, r
     assert f"{root}/in/2/img: Input/output error: check the disk" in problem
 
 
+def test_a_fixed_name_of_a_file_in_a_glob_for_which_nobody_answers_is_a_problem(root, monkeypatch):
+    for day in "12":
+        scene(root / "in" / day / "a.tif")
+    fail(monkeypatch, root / "in" / "2" / "a.tif")
+    found = find_input([f"{root}/in/*/a.tif"])
+    assert [case.name for case in found.cases] == ["1/a"]
+    assert found.problems == [UNREADABLE.format(root / "in" / "2" / "a.tif", "Input/output error: check the disk")]
+
+
 @pytest.mark.parametrize("name", ["p.zip", "p.tar", f"{LANDSAT}.tar", "x.SAFE"])
 def test_a_product_that_cannot_be_looked_into_is_a_problem(name, root, monkeypatch):
     (root / "in" / name).mkdir() if name.endswith(".SAFE") else (root / "in" / name).touch()

@@ -6,9 +6,9 @@ import os
 import pytest
 from unreadable import fail
 
-from segpipe.storage.existence import exists, is_file, is_folder
+from segpipe.storage.existence import exists, is_file, is_folder, is_there
 
-QUESTIONS = (exists, is_file, is_folder)
+QUESTIONS = (exists, is_file, is_folder, is_there)
 
 
 def test_what_is_there_is_told_as_os_path_tells_it(tmp_path):
@@ -18,8 +18,10 @@ def test_what_is_there_is_told_as_os_path_tells_it(tmp_path):
     for name, target in (("link", "file"), ("dangling", "nowhere"), ("loop", "loop")):
         (tmp_path / name).symlink_to(target)
     names = ["file", "folder", "pipe", "link", "dangling", "loop", "nowhere", "file/below", "n" * 300, "a\0b", "n/" * 5000]
-    told = [[question(tmp_path / name) for question in QUESTIONS] for name in names]
-    assert told == [[asked(tmp_path / name) for asked in (os.path.exists, os.path.isfile, os.path.isdir)] for name in names]
+    asked = (os.path.exists, os.path.isfile, os.path.isdir, os.path.lexists)
+    for name in names:
+        told, expected = ([question(tmp_path / name) for question in each] for each in (QUESTIONS, asked))
+        assert told == expected, name
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

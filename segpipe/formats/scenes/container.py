@@ -59,7 +59,7 @@ class Container:
             data = self._bytes(name)
         except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
             if isinstance(error, OSError) and is_passing(error):
-                raise SourceError(f"{self.root} cannot be read: {of_system(error)}") from error
+                raise SourceError(f"{self.root}: {name} cannot be read: {of_system(error)}") from error
             raise SourceError(f"{self.root}: {name} cannot be read: {error}: {MEND}") from error
         if len(data) > MOST_BYTES:
             raise SourceError(f"{self.root}: {name} must be metadata of at most {MOST_BYTES:,} bytes, and is longer: {MEND}")

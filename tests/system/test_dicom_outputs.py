@@ -111,9 +111,7 @@ def test_a_concatenation_has_the_mask_of_one_file_and_a_seg_of_all_its_files(fol
         assert list(theirs.PlanePositionSequence[0].ImagePositionPatient) == list(own)
     report = next((folder / "several").glob("**/*.sr.dcm"))
     (study,) = dcmread(report).CurrentRequestedProcedureEvidenceSequence
-    listed = [
-        str(item.ReferencedSOPInstanceUID) for one in study.ReferencedSeriesSequence for item in one.ReferencedSOPSequence
-    ]
+    listed = (item for one in study.ReferencedSeriesSequence for item in one.ReferencedSOPSequence)
     assert {*files} < {str(item.ReferencedSOPInstanceUID) for item in listed}
     first, second = (seg.get_volume(combine_segments=True) for seg in (whole, found))
     assert np.array_equal(first.array, second.array)

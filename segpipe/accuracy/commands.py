@@ -21,6 +21,7 @@ from segpipe.accuracy.show import as_json, print_estimates, print_table, write_e
 from segpipe.accuracy.survey import design_of_survey, survey_of
 from segpipe.accuracy.tables import survey_of_tables
 from segpipe.errors import OutputError, SettingsError
+from segpipe.jobs.last_run import lacking
 from segpipe.messages.console import echo
 from segpipe.messages.printable import first_few
 
@@ -76,8 +77,16 @@ def _design(source: EstimateData) -> Design:
             raise SettingsError("with --strata the samples have classes of the map: leave --map and --design simple out")
         return design_of_survey(survey_of_tables(source.samples, source.strata, source.reference or REFERENCE))
     labelled, drawn = read_labels(source.samples, source.reference or REFERENCE), read_design(source.samples)
-    population = population_of(source.map) if source.map else None
+    population = _population(source.map) if source.map else None
     return design_of_survey(survey_of(labelled, drawn, population, simple=source.simple))
+
+
+def _population(place: str) -> Population:
+    """The map of a run, after a warning if it lacks cases."""
+    population = population_of(place)
+    for text in lacking(population.store):
+        echo(f"warning: {text}", err=True)
+    return population
 
 
 def _level(level: float | None, intervals: str | None) -> Level:
@@ -112,7 +121,7 @@ def sample_command(place: str, output: Path, *, seed: int | None, show_map: bool
     """Draw a sample, and write its points and their design."""
     wanted = Sizes(**sizes)
     _check_target(output, overwrite=overwrite)
-    population = population_of(place)
+    population = _population(place)
     each = sizes_of(population, wanted)
     few = first_few(f"{a} and {b}" for a, b in overlapping(population))
     units = draw(population, each, seed or 0)

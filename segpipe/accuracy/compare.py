@@ -21,7 +21,7 @@ from segpipe.errors import InputError, OutputError, case_errors
 from segpipe.formats.registry import OpenMask, environment
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.grid import MM3_PER_ML, Grid
-from segpipe.jobs.status import finished_records
+from segpipe.jobs.last_run import finished_records, lacking
 from segpipe.messages.printable import first_few
 from segpipe.results.areas import count_positions
 from segpipe.results.records import stored_mask
@@ -151,7 +151,7 @@ def compare(task: CompareTask) -> Changes:
                 done.append(_compared(pair, classes, maps))
             if caught.error is not None:
                 failed[name] = str(caught.error)
-        warnings = tuple(_warnings(task, runs, done))
+        warnings = (*(text for store in stores for text in lacking(store)), *_warnings(task, runs, done))
     return Changes(classes, tuple(done), failed, warnings)
 
 
@@ -238,8 +238,8 @@ def _without_common(first: dict[str, Record], second: dict[str, Record]) -> str:
 
 def _warnings(task: CompareTask, runs: Sequence[dict[str, Record]], done: Sequence[Change]) -> Iterator[str]:
     for place, own, other in ((task.first, *runs), (task.second, *runs[::-1])):
-        if lacking := [name for name in own if name not in other]:
-            yield f"{len(lacking)} of {len(own)} cases are only in {place}: {first_few(lacking)}"
+        if alone := [name for name in own if name not in other]:
+            yield f"{len(alone)} of {len(own)} cases are only in {place}: {first_few(alone)}"
     if moved := sum(one.moved for one in done):
         yield f"{moved} masks of {task.second} were resampled onto the grids of {task.first} (nearest neighbour)"
     if volumes := sum(one.written is None and task.output is not None for one in done):

@@ -22,7 +22,7 @@ from segpipe.errors import InputError, case_errors
 from segpipe.formats.registry import OpenMask, by_suffix, environment, split_suffix
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window
-from segpipe.jobs.status import finished_records
+from segpipe.jobs.last_run import finished_records, lacking
 from segpipe.messages.printable import first_few, printable
 from segpipe.overlap.finished import classes_of as named_classes
 from segpipe.results.schema import Record
@@ -123,7 +123,12 @@ def evaluate(task: EvaluateTask) -> Evaluation:
     if len(cases) > 1 and task.draws:
         limits = bootstrap(Margins.stacked([one.margins for one in cases]), task.draws, task.seed, task.level)
     paired = {*failed, *(one.name for one in cases)}
-    warnings = [*_unpaired(records, paired, task.reference), *_few(problems), *_warnings(classes, cases, pooled)]
+    warnings = [
+        *lacking(store),
+        *_unpaired(records, paired, task.reference),
+        *_few(problems),
+        *_warnings(classes, cases, pooled),
+    ]
     return Evaluation(
         classes=classes,
         cases=tuple(cases),

@@ -16,7 +16,7 @@ from segpipe.errors import InputError, OutputError
 from segpipe.formats.case import Case
 from segpipe.formats.registry import FORMATS, OpenMask
 from segpipe.geometry.windows import Window
-from segpipe.jobs.status import last_run
+from segpipe.jobs.last_run import done_names, last_run
 from segpipe.messages.printable import printable
 from segpipe.results.records import finished_record, stored_mask
 from segpipe.results.schema import Record
@@ -75,7 +75,7 @@ def population_of(place: str) -> Population:
     """
     store = store_at(place).settled()
     last = last_run(store)
-    names = sorted({*last.done, *last.skipped})
+    names = sorted({*done_names(store, last), *last.skipped})
     records = [finished_record(store, Case(name, name)) for name in names]
     if not records:
         raise OutputError(f"{store} must hold masks, and no case of the last run has one: run it again")

@@ -10,6 +10,7 @@ from segpipe.api.results import masked_cases
 from segpipe.choices import OverlapRule
 from segpipe.errors import OutputError, SettingsError
 from segpipe.formats.registry import FORMATS, RASTER, environment
+from segpipe.jobs.last_run import warn_of_lacking
 from segpipe.overlap.finished import FinishedCase
 from segpipe.overlap.index import SUFFIX, IndexedMask, is_possible, write_index
 from segpipe.overlap.mosaic import MosaicPlan, plan_mosaic, write_mosaic
@@ -54,6 +55,7 @@ def make_mosaic(output: str | os.PathLike[str], task: MosaicTask) -> list[str]:
     _finished(store)  # refuse what is no run before a lock is written
     with environment(), locked(store):
         cases = _finished(store)
+        warn_of_lacking(store)
         _refuse_taken(target, name, {store.path(file) for case in cases for file in (case.mask, case.confidence) if file})
         plan = plan_mosaic(store, cases, task.rule, task.request)
         try:

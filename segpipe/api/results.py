@@ -12,13 +12,13 @@ from segpipe.choices import RULES, OverlapRule
 from segpipe.errors import InputError, OutputError
 from segpipe.formats.case import Case
 from segpipe.formats.registry import CONFIDENCE, RASTER, read_mask
+from segpipe.jobs.last_run import done_names, last_run
 from segpipe.jobs.prepare import Prepared
-from segpipe.jobs.status import LastRun, last_run
 from segpipe.jobs.summary import Summary
 from segpipe.messages.printable import and_more, printable
 from segpipe.overlap.totals import run_totals
 from segpipe.process.environment import clean_environment
-from segpipe.results.records import finished_record, mask_name, read_record
+from segpipe.results.records import finished_record, mask_name
 from segpipe.results.schema import Record
 from segpipe.results.totals import UNITS, StatedTotals, Totals
 from segpipe.storage import Store
@@ -233,7 +233,7 @@ def open_run(output: str | os.PathLike[str]) -> RunResult:
     died = not over and ((sign := sign_of(store)) is None or not sign.alive)
     return RunResult(
         output=str(store),
-        done=last.done if over else _finished(store, last),
+        done=done_names(store, last),
         skipped=last.skipped,
         failed={failure.case: failure.error for failure in last.failed},
         problems=last.problems,
@@ -256,18 +256,3 @@ def masked_cases(store: Store) -> list[Case]:
     if not done:
         raise OutputError(f"{store} must hold masks, and no case of the last run has one: run it again")
     return [_case(name) for name in done]
-
-
-def _finished(store: Store, last: LastRun) -> list[str]:
-    """Cases that have a record but did not come from earlier runs; a run that has not ended has not listed them yet."""
-    return sorted(name for name in _names(store) if name not in {*last.skipped} and read_record(store, _case(name)))
-
-
-def _names(store: Store, folder: str = "") -> Iterator[str]:
-    """Names of files that may be records, without suffix."""
-    for name in store.below(folder):
-        if name.endswith(".json"):
-            yield name.removesuffix(".json")
-    for name in store.folders(folder):
-        if not name.rpartition("/")[2].startswith("."):
-            yield from _names(store, name)

@@ -197,6 +197,7 @@ def run_record(prepared: Prepared, summary: Summary, state: str) -> dict[str, An
         "interrupted": summary.interrupted,
         "done": summary.done,
         "skipped": summary.skipped,
+        "missing": summary.missing,
         **({"outside": summary.outside} if run.aoi is not None else {}),
         "failed": [{"case": failure.case.name, "error": failure.error} for failure in summary.failed],
         "left_out": dict(summary.left_out),

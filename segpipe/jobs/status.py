@@ -1,4 +1,4 @@
-"""The last run into an output folder: what its ``run.json``, records and parts say of it."""
+"""Which cases of the last run into an output folder are done, by its inputs, records and parts."""
 
 import os
 import shlex
@@ -8,25 +8,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from segpipe.errors import OutputError, SegpipeError, of_system
-from segpipe.formats.case import Case
 from segpipe.formats.cases import find_input
 from segpipe.formats.redaction import hidden_inputs, hide_case, names_of
 from segpipe.formats.registry import element_of
+from segpipe.jobs.last_run import LastRun, last_run
 from segpipe.messages.redaction import HIDDEN, path_digest, redact_also, without_names
 from segpipe.network.listed import spec_of_run
 from segpipe.network.spec import ModelSpec
 from segpipe.results.parts import FOLDER, done_parts, parts_folder
-from segpipe.results.records import Run, done_cases, finished_record
+from segpipe.results.records import Run, done_cases
 from segpipe.results.refused import storable
-from segpipe.results.schema import Record
-from segpipe.results.totals import StatedTotals
 from segpipe.settings import Settings
 from segpipe.storage import Store
-from segpipe.storage.documents import DocumentError, Text, parse_json
-from segpipe.storage.files import reading_errors
 from segpipe.storage.invalid import readable
 from segpipe.storage.lock import LockState, sign_of
 from segpipe.storage.places import store_at
@@ -94,65 +90,6 @@ def read_status(place: str, inputs: Sequence[str] = ()) -> Status:
         raise OutputError(f"{output} cannot be read: {of_system(error)}") from error
     finally:
         os.chdir(before)
-
-
-class _FailedCase(BaseModel):
-    case: Text
-    error: Text
-
-
-class LastRun(BaseModel):
-    """The keys of ``run.json`` that others read; every version writes them."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
-
-    state: str = "ended"
-    command: list[Text] = Field(min_length=1)
-    folder: Text
-    settings: dict[str, Any]
-    failed: list[_FailedCase]
-    megapixels_per_second: float | None = None
-    done: list[Text] = Field(default_factory=list)
-    skipped: list[Text] = Field(default_factory=list)
-    outside: list[Text] = Field(default_factory=list)
-    resolved: dict[str, Any] = Field(default_factory=dict)
-    seconds: float = 0.0
-    problems: list[Text] = Field(default_factory=list)
-    totals: StatedTotals | None = None
-
-
-def last_run(output: Store) -> LastRun:
-    """Read ``run.json``.
-
-    Raises:
-        OutputError: it is missing or damaged.
-    """
-    with reading_errors(output.path("run.json")):
-        data = output.read_if_there("run.json")
-    if data is None:
-        raise OutputError(f"{output} must be the output of a run, and has no run.json of one: give the folder of --output")
-    try:
-        return LastRun.model_validate(parse_json(data))
-    except DocumentError as error:
-        why = str(error)
-    except ValidationError as error:
-        why = f"is not one: {readable(error)}"
-    raise OutputError(
-        f"{output} must be the output of a run, and its run.json {why}: a run with the same command writes it again"
-    )
-
-
-def finished_records(output: Store) -> list[Record]:
-    """Records of the cases of the last run that have a mask, in the order of their names.
-
-    Raises:
-        OutputError: there is no such run, no such case, or a record is missing, damaged or cannot be read now.
-    """
-    last = last_run(output)
-    names = sorted({*last.done, *last.skipped})
-    if not names:
-        raise OutputError(f"{output} must hold masks, and no case of the last run has one: run it again")
-    return [finished_record(output, Case(name, name)) for name in names]
 
 
 def _settings(output: Store, last: LastRun) -> Settings:

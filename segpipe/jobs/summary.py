@@ -81,6 +81,11 @@ class Summary:
         return self.states.names(CaseState.SKIPPED)
 
     @property
+    def missing(self) -> list[str]:
+        """Names of the cases that are still to be done."""
+        return self.states.names(CaseState.MISSING)
+
+    @property
     def outside(self) -> list[str]:
         """Names of the cases outside the area of interest."""
         return self.states.names(CaseState.OUTSIDE)

@@ -14,7 +14,7 @@ from segpipe.errors import InputError, OutputError, SettingsError
 from segpipe.formats.registry import CONFIDENCE, FORMATS, OpenMask, environment
 from segpipe.geometry.raster_grid import RasterGrid, parse_crs, place_of
 from segpipe.geometry.reference import NowhereError, crs_name, horizontal
-from segpipe.jobs.status import finished_records
+from segpipe.jobs.last_run import finished_records, warn_of_lacking
 from segpipe.messages.printable import printable
 from segpipe.overlap.finished import CaseNeighbours, FinishedCase, extent_of, opened, shared_with
 from segpipe.overlap.order import Neighbourhood
@@ -92,6 +92,7 @@ def write_polygons(task: PolygonsTask) -> WrittenPolygons:
     store, written = store_at(task.output).settled(), WrittenPolygons()
     with environment():
         cases = _placed_cases(store, finished_records(store))
+        warn_of_lacking(store)
         if task.overlap_rule is not None:
             cases = _with_neighbours(store, cases, task.overlap_rule)
         rule = _rule(task, cases)

@@ -1,0 +1,138 @@
+"""The last run into an output folder: its ``run.json``, which cases it has finished, and which it lacks."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from segpipe.errors import OutputError
+from segpipe.formats.case import Case
+from segpipe.messages.printable import first_few
+from segpipe.messages.url_secrets import cleaned
+from segpipe.results.records import finished_record, read_record
+from segpipe.results.schema import Record
+from segpipe.results.totals import StatedTotals
+from segpipe.storage import Store
+from segpipe.storage.documents import DocumentError, Text, parse_json
+from segpipe.storage.files import reading_errors
+from segpipe.storage.invalid import readable
+
+LOG = logging.getLogger("segpipe")
+
+NOT_OF_LABELS = frozenset({"batch", "device", "threads", "seg", "report"})
+"""Keys of the settings of a run, or of a record, that change no label."""
+
+
+class _FailedCase(BaseModel):
+    case: Text
+    error: Text
+
+
+class LastRun(BaseModel):
+    """The keys of ``run.json`` that others read; every version writes them."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+    state: str = "ended"
+    command: list[Text] = Field(min_length=1)
+    folder: Text
+    settings: dict[str, Any]
+    failed: list[_FailedCase]
+    megapixels_per_second: float | None = None
+    done: list[Text] = Field(default_factory=list)
+    skipped: list[Text] = Field(default_factory=list)
+    missing: list[Text] | None = None
+    """None in files of versions without it."""
+    outside: list[Text] = Field(default_factory=list)
+    resolved: dict[str, Any] = Field(default_factory=dict)
+    model: dict[str, Any] = Field(default_factory=dict)
+    seconds: float = 0.0
+    problems: list[Text] = Field(default_factory=list)
+    totals: StatedTotals | None = None
+
+
+def last_run(output: Store) -> LastRun:
+    """Read ``run.json``.
+
+    Raises:
+        OutputError: it is missing or damaged.
+    """
+    with reading_errors(output.path("run.json")):
+        data = output.read_if_there("run.json")
+    if data is None:
+        raise OutputError(f"{output} must be the output of a run, and has no run.json of one: give the folder of --output")
+    try:
+        return LastRun.model_validate(parse_json(data))
+    except DocumentError as error:
+        why = str(error)
+    except ValidationError as error:
+        why = f"is not one: {readable(error)}"
+    raise OutputError(
+        f"{output} must be the output of a run, and its run.json {why}: a run with the same command writes it again"
+    )
+
+
+def done_names(output: Store, last: LastRun) -> list[str]:
+    """Names of the cases that the last run has done, sorted, also while it runs or after it died.
+
+    ``run.json`` lists them at the end only. Until then, a record of the run's model and settings says that a case is done;
+    any other is that of an earlier run.
+    """
+    if last.state != "running":
+        return last.done
+    names = _names(output) if last.missing is None else last.missing
+    found = ((name, read_record(output, Case(name, name))) for name in {*names} - {*last.skipped})
+    return sorted(name for name, record in found if record is not None and _is_of(record, last))
+
+
+def _names(output: Store, folder: str = "") -> Iterator[str]:
+    """Names of files that may be records, without suffix."""
+    for name in output.below(folder):
+        if name.endswith(".json"):
+            yield name.removesuffix(".json")
+    for name in output.folders(folder):
+        if not name.rpartition("/")[2].startswith("."):
+            yield from _names(output, name)
+
+
+def _is_of(record: Record, last: LastRun) -> bool:
+    """Whether a record has the model and the settings of a run."""
+    return record.model.sha256 == last.model.get("sha256") and _of_labels(record.settings) == _of_labels(last.resolved)
+
+
+def _of_labels(settings: Mapping[str, Any]) -> Any:
+    return cleaned({key: value for key, value in settings.items() if key not in NOT_OF_LABELS})
+
+
+def finished_records(output: Store) -> list[Record]:
+    """Records of the cases of the last run that have a mask, in the order of their names.
+
+    Raises:
+        OutputError: there is no such run, no such case, or a record is missing, damaged or cannot be read now.
+    """
+    last = last_run(output)
+    names = sorted({*done_names(output, last), *last.skipped})
+    if not names:
+        raise OutputError(f"{output} must hold masks, and no case of the last run has one: run it again")
+    return [finished_record(output, Case(name, name)) for name in names]
+
+
+def lacking(output: Store) -> list[str]:
+    """A warning if cases of the last run have no mask, because they failed or because it has not come to them."""
+    last = last_run(output)
+    there = {*done_names(output, last), *last.skipped}
+    names = sorted(({*(last.missing or ())} | {failure.case for failure in last.failed}) - there)
+    if not names:
+        return []
+    total = len(there) + len(names)
+    return [
+        f"{len(names):,} of {total:,} cases of the last run into {output} have no mask and are left out: "
+        f"{first_few(names)}: segpipe status shows why, and the command that goes on"
+    ]
+
+
+def warn_of_lacking(output: Store) -> None:
+    """Log the warning, if there is one."""
+    for text in lacking(output):
+        LOG.warning("%s", text)

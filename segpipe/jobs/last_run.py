@@ -98,10 +98,11 @@ def _names(output: Store, folder: str = "") -> Iterator[str]:
 
 def _is_of(record: Record, last: LastRun) -> bool:
     """Whether a record has the model and the settings of a run."""
-    return record.model.sha256 == last.model.get("sha256") and _of_labels(record.settings) == _of_labels(last.resolved)
+    same: bool = record.model.sha256 == last.model.get("sha256")
+    return same and _of_labels(record.settings) == _of_labels(last.resolved)
 
 
-def _of_labels(settings: Mapping[str, Any]) -> Any:
+def _of_labels(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     return cleaned({key: value for key, value in settings.items() if key not in NOT_OF_LABELS})
 
 

@@ -17,7 +17,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.session import DummySession
 
-from segpipe.errors import SegpipeError, SourceError, one_line
+from segpipe.errors import SegpipeError, SourceError, of_system, one_line
 from segpipe.formats.cache import Cache
 from segpipe.formats.raster.confine import allow_all_drivers, allow_drivers, confined
 from segpipe.formats.raster.gdal_messages import Messages, as_text, harmful, listen, messages
@@ -295,7 +295,7 @@ def _as_source_error(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         if is_passing(error):
-            raise SourceError(f"{what}: {error.strerror}") from error
+            raise SourceError(f"{what}: {of_system(error)}") from error
 
 
 def _read_through(file: str) -> None:
@@ -311,5 +311,5 @@ def _root(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, UnicodeDecodeError):  # GDAL's message repeats bytes of a file
         return as_text(error)
-    message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    message = of_system(error) if isinstance(error, OSError) else str(error)
     return one_line(message) or type(error).__name__

@@ -125,7 +125,8 @@ def test_an_input_output_error_of_a_disk_is_waited_for(executor, root, tmp_path)
     code, output, logged = run(tmp_path, "in", "out", executor, lambda: (tmp_path / "log.jsonl").exists() and mend())
     assert code == 0, output
     # once; more often where this process has to wait for a processor longer than that one for the file
-    assert logged == [f"in/a.tif cannot be opened: Input/output error: check the disk: {AGAIN} {2**n} s" for n in range(len(logged))]
+    said = f"in/a.tif cannot be opened: Input/output error: check the disk: {AGAIN}"
+    assert logged == [f"{said} {2**n} s" for n in range(len(logged))]
     assert logged
     assert_masks({n: p.read_bytes() for n, p in files(tmp_path / "out").items() if p.is_file()}, root / "whole-plain")
 

@@ -256,10 +256,13 @@ def is_done(
         listings: recent listings of folders, shared between cases.
         warn: called with a line for each damaged mask or record.
     """
-    try:
-        return _is_done(case, run, listings or FolderListings(), warn)
-    except (OSError, SourceError):
-        return False
+    return _done_record(case, run, listings or FolderListings(), warn) is not None
+
+
+def done_pixels(case: Case, run: Run, listings: FolderListings | None = None) -> int | None:
+    """Number of pixels of a case that is done; None if it is not done, or that is unknown."""
+    record = _done_record(case, run, listings or FolderListings(), lambda _: None)
+    return None if record is None else math.prod(record.input.shape)
 
 
 def done_cases(cases: Iterable[Case], run: Run) -> list[Case]:
@@ -280,12 +283,18 @@ def done_cases(cases: Iterable[Case], run: Run) -> list[Case]:
     return [case for case in there if is_done(case, run, listings, LOG.warning)]
 
 
-def _is_done(case: Case, run: Run, listings: FolderListings, warn: Callable[[str], None]) -> bool:
-    output = run.output
-    record = _read_or_warn(output, case, warn)
+def _done_record(case: Case, run: Run, listings: FolderListings, warn: Callable[[str], None]) -> Record | None:
+    """The record of a case that is done; None if it is not, or that is unknown."""
+    try:
+        record = _read_or_warn(run.output, case, warn)
+        return record if record is not None and _is_done(record, case, run, listings, warn) else None
+    except (OSError, SourceError):
+        return None
+
+
+def _is_done(record: Record, case: Case, run: Run, listings: FolderListings, warn: Callable[[str], None]) -> bool:
     return (
-        record is not None
-        and record.model.sha256 == run.model.sha256
+        record.model.sha256 == run.model.sha256
         and _has_settings(record, case, run)
         and (record.confidence or not run.settings.confidence)
         and _has_lesions(record, run)
@@ -294,7 +303,7 @@ def _is_done(case: Case, run: Run, listings: FolderListings, warn: Callable[[str
         and (style_name(case) in record.outputs or not run.styles(case))
         and (not run.settings.per_class or has_class_files(case.name, record.outputs))
         and _is_same_input(record, case, listings, run.settings.overrides)
-        and _are_whole(output, record, warn)
+        and _are_whole(run.output, record, warn)
     )
 
 
@@ -372,11 +381,6 @@ def stored_mask(output: Store, record: Record) -> str:
     if name is None or not output.has(name):
         raise OutputError(f"the mask of {record.case} must be in {output}, and is not: run again with the same output")
     return name
-
-
-def done_pixels(case: Case, run: Run, listings: FolderListings | None = None) -> int | None:
-    """Number of pixels of a case that is done; None if it is not done."""
-    return math.prod(finished_record(run.output, case).input.shape) if is_done(case, run, listings) else None
 
 
 def records(output: Store, cases: Iterable[Case]) -> Iterator[Record]:

@@ -475,6 +475,14 @@ def test_short_block_among_many(number, tmp_path):
         _check_tags(path)
 
 
+def test_colours_that_gdal_converts_are_no_damage(tmp_path):
+    path = write(tmp_path / "a.tif", RGB, "GTiff", photometric="CIELAB")
+    with rasterio.open(path) as dataset:
+        assert dataset.count == 4
+        assert (dataset.read([1, 2, 3]) != RGB).any()
+    opened(path)
+
+
 def test_tags_are_read_once(tmp_path, monkeypatch):
     path, reads = write(tmp_path / "a.tif", RGB, "GTiff", blockysize=1, interleave="band"), []
     pread = os.pread

@@ -1,5 +1,7 @@
 """Files that are no single raster are told by what they are."""
 
+import re
+
 import numpy as np
 import pytest
 import rasterio
@@ -7,6 +9,7 @@ import tifffile
 
 from segpipe.errors import SourceError
 from segpipe.formats.raster.kinds import explained, refuse_pages, refuse_slides
+from segpipe.formats.raster.tiff import check_tags
 
 PIXELS = np.zeros((64, 64), np.uint8)
 
@@ -18,6 +21,34 @@ def test_a_file_of_several_images_is_refused_with_the_command_that_takes_one_out
         writer.write(PIXELS)
     with rasterio.open(path) as dataset, pytest.raises(SourceError, match=r"got 2 images.*gdal_translate 'GTIFF_DIR:1:"):
         refuse_pages(dataset, str(path))
+
+
+@pytest.mark.parametrize("below", [False, True], ids=["beside", "below"])
+def test_a_preview_in_front_of_its_image_is_refused_with_the_command_that_takes_the_image_out(below, tmp_path):
+    path, pixels = tmp_path / "preview.tif", np.arange(64, dtype=np.uint8)[None] + np.zeros((64, 1), np.uint8)
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(pixels[::4, ::4], subfiletype=1, subifds=int(below))
+        writer.write(pixels)
+    with (
+        path.open("rb") as file,
+        pytest.raises(SourceError, match="preview of 16 x 16 pixels of an image of 64 x 64") as caught,
+    ):
+        check_tags(str(path), file)
+    taken = re.search(r"GTIFF_DIR:\S+", str(caught.value))
+    assert taken is not None
+    with rasterio.open(taken[0]) as image:
+        assert (image.read(1) == pixels).all()
+
+
+@pytest.mark.parametrize("below", [False, True], ids=["beside", "below"])
+def test_an_image_in_front_of_its_preview_or_a_preview_alone_is_taken(below, tmp_path):
+    for name, kinds in (("levels.tif", (0, 1)), ("alone.tif", (1,))):
+        path = tmp_path / name
+        with tifffile.TiffWriter(path) as writer:
+            for k, kind in enumerate(kinds):
+                writer.write(PIXELS[:: 4**k, :: 4**k], subfiletype=kind, subifds=len(kinds) - 1 if below and not k else 0)
+        with path.open("rb") as file:
+            check_tags(str(path), file)
 
 
 def test_one_image_is_taken(raster):

@@ -343,7 +343,8 @@ def _refuse_palette(dataset: DatasetReader, bands: Sequence[int], chosen: Sequen
 
 def _refuse_short_blocks(dataset: DatasetReader, bands: Sequence[int], path: str) -> None:
     """Refuse an uncompressed TIFF whose blocks are shorter than its header says: GDAL would read on into the next band."""
-    if dataset.driver != "GTiff" or dataset.compression is not None:
+    converted = "SOURCE_COLOR_SPACE" in dataset.tags(ns="IMAGE_STRUCTURE")  # to bands that the file does not have
+    if dataset.driver != "GTiff" or dataset.compression is not None or converted:
         return
     bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8 * np.dtype(dataset.dtypes[0]).itemsize))
     samples = dataset.count if dataset.interleaving is Interleaving.pixel else 1

@@ -3,6 +3,7 @@
 Reads the directories only, from the file's bytes (TIFF 6.0 section 2, BigTIFF, GeoTIFF 1.1 annex B).
 """
 
+import math
 import os
 import re
 import struct
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import SourceError
+from segpipe.messages.printable import dims
 from segpipe.storage.existence import is_file
 from segpipe.storage.paths import is_remote
 
@@ -37,7 +39,7 @@ UNCOMPRESSED = 1
 
 PHOTOMETRIC, YCBCR = 262, 6
 WIDTH, HEIGHT, BITS, COMPRESSION, SAMPLES, ROWS_PER_STRIP, PLANAR = 256, 257, 258, 259, 277, 278, 284
-TILE_WIDTH, TILE_HEIGHT, SUBFILE, NODATA, GEO_KEYS = 322, 323, 254, 42113, 34735
+TILE_WIDTH, TILE_HEIGHT, SUBFILE, SUBIFDS, NODATA, GEO_KEYS = 322, 323, 254, 330, 42113, 34735
 OFFSETS, COUNTS = (273, 324), (279, 325)
 MASK = 4
 """Bit of the subfile type for a mask of the preceding image. Bit 1: an overview."""
@@ -56,6 +58,11 @@ FIRST = 8
 """Bytes of the header: no value of a tag begins before."""
 
 READ_BYTES = 2**22
+
+PREVIEW = (
+    "{0}: the first image of a file must be the whole one, and it is a preview of {1} pixels of an image of {2}: write that "
+    "to a file of its own: gdal_translate GTIFF_DIR:off:{3}:{0} OUT.tif"
+)
 
 LARGEST = 2**63 - 1
 """More bytes than any block has."""
@@ -95,8 +102,10 @@ class Tag:
 class Directory:
     """One image of a TIFF, by its tags."""
 
-    def __init__(self, file: BufferedReader, order: str, entries: dict[int, Tag]) -> None:
+    def __init__(self, file: BufferedReader, order: str, entries: dict[int, Tag], at: int) -> None:
         self._file, self._order, self.entries = file, order, entries
+        self.at = at
+        """Offset in the file."""
         self._values: dict[int, NDArray[Any] | None] = {}
 
     def values(self, tag: int) -> NDArray[Any] | None:
@@ -184,15 +193,16 @@ def _pread(file: BufferedReader, size: int, at: int) -> bytes:
     return os.pread(file.fileno(), min(size, there), at) if at >= 0 and there > 0 and size > 0 else b""
 
 
-def directories(file: BufferedReader) -> Iterator[Directory]:
-    """Yield the chain of images of a TIFF; nothing for another file; ends where the chain is broken."""
+def directories(file: BufferedReader, at: int | None = None) -> Iterator[Directory]:
+    """Yield the chain of images of a TIFF that begins at an offset, or the main one; nothing for another file; ends where
+    the chain is broken."""
     head = _pread(file, 16, 0)
     order = MAGIC.get(head[:4])
     if order is None or len(head) < 16:
         return
     big = head[2:4] in (b"+\0", b"\0+")
     count, entry, pointer = ("Q", "HHQQ", "Q") if big else ("H", "HHII", "I")
-    (at,) = struct.unpack_from(order + pointer, head, 8 if big else 4)
+    (at,) = (at,) if at is not None else struct.unpack_from(order + pointer, head, 8 if big else 4)
     seen: set[int] = set()
     while at and at not in seen:
         seen.add(at)
@@ -209,15 +219,16 @@ def directories(file: BufferedReader) -> Iterator[Directory]:
             inline = at + sizes[0] + (i + 1) * sizes[1] - sizes[2]
             item = SIZES.get(kind, 1)
             entries[tag] = Tag(kind, values, inline if values * item <= sizes[2] else value)
-        yield Directory(file, order, entries)
+        yield Directory(file, order, entries, at)
         (at,) = struct.unpack_from(order + pointer, body, n * sizes[1])
 
 
 def check_tags(path: str, file: BufferedReader) -> None:
-    """Check that tags of georeferencing and validity have a form that GDAL accepts, and that block offsets are possible.
+    """Check that tags of georeferencing and validity have a form that GDAL accepts, that block offsets are possible, and
+    that the first image is no preview.
 
     Raises:
-        SourceError: GDAL would ignore a tag, or read its value from a wrong place.
+        SourceError: GDAL would ignore a tag, read its value from a wrong place, or read a preview for the image.
     """
     size = os.fstat(file.fileno()).st_size
     first: Directory | None = None
@@ -227,6 +238,19 @@ def check_tags(path: str, file: BufferedReader) -> None:
         first = first or directory
         if (fault := _fault(directory, size) or _shape_fault(directory, first)) is not None:
             raise SourceError(f"{path} is damaged: {fault}")
+    if first is not None and (whole := _previewed(first, file)) is not None:
+        raise SourceError(PREVIEW.format(path, dims(first.shape), dims(whole.shape), whole.at))
+
+
+def _previewed(first: Directory, file: BufferedReader) -> Directory | None:
+    """The image of which the first one of a file is a reduced copy, as cameras and scanners write it."""
+    if first.read:
+        return None
+    listed = first.values(SUBIFDS)
+    subimages = (next(directories(file, at), None) for at in ([] if listed is None else listed.tolist()))
+    others = (one for one in (*directories(file), *subimages) if one is not None and one.read)
+    whole = (one for one in others if not one.value(SUBFILE) & MASK and math.prod(one.shape) > math.prod(first.shape))
+    return next(whole, None)
 
 
 def _fault(directory: Directory, size: int) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from segpipe.cleaning.rule import Cleaning
-from segpipe.errors import OutputError, SourceError
+from segpipe.errors import OutputError, SourceError, of_system
 from segpipe.formats.banded import bands_from
 from segpipe.formats.case import Case, CaseSelection
 from segpipe.formats.channels import channels_of
@@ -30,6 +30,7 @@ from segpipe.storage.files import reading_errors
 from segpipe.storage.ownership import is_own_record
 from segpipe.storage.paths import is_remote
 from segpipe.storage.places import store_at
+from segpipe.storage.retry import is_passing, persistently
 from segpipe.vectors.area import Area
 
 LOG = logging.getLogger("segpipe")
@@ -37,6 +38,9 @@ LOG = logging.getLogger("segpipe")
 
 SEG = "binary"
 """``seg`` of records that do not say."""
+
+RETRIES = 1
+"""Retries of the question whether a case is done; all cases would wait for more where a file server is down."""
 
 AREA_COLUMNS = ("case", "class_id", "class_name", "pixels", "area", "unit", "share")
 
@@ -254,7 +258,7 @@ def is_done(
         case: the case.
         run: the run with the model and the settings.
         listings: recent listings of folders, shared between cases.
-        warn: called with a line for each damaged mask or record.
+        warn: called with a line for each mask or record that is damaged, or cannot be read at present.
     """
     return _done_record(case, run, listings or FolderListings(), warn) is not None
 
@@ -284,12 +288,20 @@ def done_cases(cases: Iterable[Case], run: Run) -> list[Case]:
 
 
 def _done_record(case: Case, run: Run, listings: FolderListings, warn: Callable[[str], None]) -> Record | None:
-    """The record of a case that is done; None if it is not, or that is unknown."""
+    """The record of a case that is done; None if it is not, or that stays unknown, with a warning after a fault."""
     try:
-        record = _read_or_warn(run.output, case, warn)
-        return record if record is not None and _is_done(record, case, run, listings, warn) else None
-    except (OSError, SourceError):
+        return persistently(lambda: _done_record_now(case, run, listings, warn), RETRIES)
+    except (OSError, SourceError) as error:
+        if isinstance(error, OSError):
+            warn(f"warning: {error.filename or case.path} cannot be read: {of_system(error)}: its case is done again")
+        elif is_passing(error):
+            warn(f"warning: {error}: its case is done again")
         return None
+
+
+def _done_record_now(case: Case, run: Run, listings: FolderListings, warn: Callable[[str], None]) -> Record | None:
+    record = _read_or_warn(run.output, case, warn)
+    return record if record is not None and _is_done(record, case, run, listings, warn) else None
 
 
 def _is_done(record: Record, case: Case, run: Run, listings: FolderListings, warn: Callable[[str], None]) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from segpipe.errors import SourceError
 from segpipe.formats.case import CaseSelection
 from segpipe.formats.cases import find_input
 from segpipe.formats.identity import identities
+from segpipe.results import records
 from segpipe.validity import parse_validity
 
 
@@ -79,3 +81,33 @@ def test_a_file_that_cannot_be_asked_for_has_no_identity_without_a_state(raster,
     fail(monkeypatch, path, "stat")
     with pytest.raises(SourceError, match=r"a.tif cannot be asked for: Input/output error: check the disk"):
         identities(str(path), [str(path)])
+
+
+@pytest.mark.parametrize("name", ["in/a.tif", "out/a.tif"])
+@pytest.mark.parametrize("times", [1, 1000])
+def test_a_finished_case_is_not_done_again_because_of_one_fault(name, times, model, raster, tmp_path, monkeypatch, caplog):
+    raster("in/a.tif", np.ones((1, 8, 9), np.uint8))
+    flags = ["-m", model, "-o", tmp_path / "out", "--device", "cpu", "--executor", "serial"]
+    words = [str(word) for word in ("run", "-i", tmp_path / "in", *flags)]
+    assert CliRunner().invoke(main, words).exit_code == 0
+    monkeypatch.setattr("segpipe.storage.retry.FIRST_WAIT", 0)
+    fail_in(monkeypatch, records, "_is_done", tmp_path / name, times)
+    again = CliRunner().invoke(main, words)
+    assert again.exit_code == 0, again.output
+    assert ("done before" in again.stdout.splitlines()[0]) is (times == 1), again.output
+    lost = f"warning: {tmp_path / name} cannot be .*: Input/output error: check the disk: its case is done again"
+    assert bool(re.search(lost, caplog.text)) is (times > 1)
+
+
+def fail_in(patch, module, name, path, times):
+    """Let the operating system have no answer for a path the first times that a function of a module is called."""
+    asked, calls = getattr(module, name), []
+
+    def answer(*words):
+        calls.append(1)
+        with pytest.MonkeyPatch.context() as own:
+            if len(calls) <= times:
+                fail(own, path, "stat")
+            return asked(*words)
+
+    patch.setattr(module, name, answer)

@@ -104,12 +104,12 @@ def _joined(boxes: list[Decided]) -> Decided:
     first, last = boxes[0], boxes[-1]
     if first is last:
         return first
-    likely = [box.confidence for box in boxes if box.confidence is not None]
+    confidences = [box.confidence for box in boxes if box.confidence is not None]
     return Decided(
         info=first.info,
         window=Window(first.window.start, last.window.stop),
         labels=np.concatenate([box.labels for box in boxes], axis=-1),
-        confidence=np.concatenate(likely, axis=-1) if likely else None,
+        confidence=np.concatenate(confidences, axis=-1) if confidences else None,
         inferred=sum(box.inferred for box in boxes),
         checked=tuple(one for box in boxes for one in box.checked),
     )
@@ -131,8 +131,8 @@ def _unseen(box: FinishedBox, decision: Decision, confidence: bool) -> Callable[
     """A box of nodata, where no pixel is valid."""
     shape = (decision.bands, *box.window.shape)
     labels = np.full(shape, decision.nodata, decision.dtype)
-    likely = np.full(shape, CONFIDENCE_NODATA, np.uint8) if confidence else None
-    return lambda: Decided(box.info, box.window, labels, likely, box.inferred)
+    confidences = np.full(shape, CONFIDENCE_NODATA, np.uint8) if confidence else None
+    return lambda: Decided(box.info, box.window, labels, confidences, box.inferred)
 
 
 def _begun(box: FinishedBox, decision: Decision, confidence: bool) -> Callable[[], Decided]:
@@ -147,17 +147,17 @@ def _begun(box: FinishedBox, decision: Decision, confidence: bool) -> Callable[[
     with span("decide"):
         labels, found = decision.labels(box.sums, total, box.invalid, box.channels)
         sure = confidence or box.differ is not None
-        likely = decision.confidence(box.sums, total, box.invalid) if sure else None
-        counts = None if box.differ is None else decision.counts(likely, box.differ, box.invalid)
-        fetched = decision.arrays.fetch(labels, likely if confidence else None, found, counts)
+        confidences = decision.confidence(box.sums, total, box.invalid) if sure else None
+        counts = None if box.differ is None else decision.counts(confidences, box.differ, box.invalid)
+        fetched = decision.arrays.fetch(labels, confidences if confidence else None, found, counts)
 
     def arrived() -> Decided:
         with waiting("infer"):
-            labels, likely, found, counts = fetched()
+            labels, confidences, found, counts = fetched()
         if refusal := decision.refusal(found):
             info.abandoned.set()  # otherwise the rest would be read and inferred before the error is seen
             raise ModelError(refusal)
         checked = () if counts is None else (Checked(number, window, *map(int, counts)),)
-        return Decided(info=info, window=window, labels=labels, confidence=likely, inferred=inferred, checked=checked)
+        return Decided(info=info, window=window, labels=labels, confidence=confidences, inferred=inferred, checked=checked)
 
     return arrived

@@ -147,8 +147,8 @@ class Decision:
         """
         slabs = self._slabs(sums)
         totals = [total if isinstance(total, float) else total[slab] for slab in slabs]
-        likely = [self._scaled(sums[:, slab], own) for slab, own in zip(slabs, totals, strict=True)]
-        scaled = likely[0] if len(likely) == 1 else self.arrays.xp.concatenate(likely, 1)
+        parts = [self._scaled(sums[:, slab], own) for slab, own in zip(slabs, totals, strict=True)]
+        scaled = parts[0] if len(parts) == 1 else self.arrays.xp.concatenate(parts, 1)
         if invalid is not None:
             self.arrays.fill(scaled, invalid, CONFIDENCE_NODATA)
         return scaled
@@ -163,22 +163,22 @@ class Decision:
         """Probability of each label as 0 to 254, of all pixels."""
         xp, mean = self.arrays.xp, sums / total
         if self.contract.task == "multiclass":
-            likely = self._winner_probability(mean)[None]
+            probability = self._winner_probability(mean)[None]
         else:
             p = mean if self.blend_on == "probabilities" else self._sigmoid(mean)
-            likely = xp.where(mean > self._threshold, p, 1 - p)
-            likely = xp.stack([likely[k] for k in self._order]) if self.bands > 1 else likely
-            likely = xp.amin(likely, 0)[None] if self.contract.task == "regions" else likely
-        return self.arrays.cast(xp.round(xp.clip(likely, 0, 1) * CONFIDENCE_TOP), np.dtype(np.uint8))
+            probability = xp.where(mean > self._threshold, p, 1 - p)
+            probability = xp.stack([probability[k] for k in self._order]) if self.bands > 1 else probability
+            probability = xp.amin(probability, 0)[None] if self.contract.task == "regions" else probability
+        return self.arrays.cast(xp.round(xp.clip(probability, 0, 1) * CONFIDENCE_TOP), np.dtype(np.uint8))
 
-    def counts(self, likely: Array, differ: Array, invalid: Array | None) -> Array:
+    def counts(self, confidence: Array, differ: Array, invalid: Array | None) -> Array:
         """Valid pixels, the sum of their confidence over all bands, and those where tiles differ: int64, shape ``(3,)``."""
         xp = self.arrays.xp
         if invalid is None:
             valid = xp.ones_like(differ)
         else:
-            valid, differ, likely = ~invalid, differ & ~invalid, xp.where(invalid, xp.zeros_like(likely), likely)
-        return xp.stack([values.sum(dtype=xp.int64) for values in (valid, likely, differ)])
+            valid, differ, confidence = ~invalid, differ & ~invalid, xp.where(invalid, xp.zeros_like(confidence), confidence)
+        return xp.stack([values.sum(dtype=xp.int64) for values in (valid, confidence, differ)])
 
     def _winner_probability(self, mean: Array) -> Array:
         xp = self.arrays.xp

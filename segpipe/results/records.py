@@ -1,7 +1,9 @@
 """The model and settings of a run, and which cases are done by the records in its output."""
 
+import errno
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -186,7 +188,11 @@ def finished_record(output: Store, case: Case) -> Record:
     record = None if data is None else _parsed(data, case)
     if record is None:
         path, defect = output.path(record_name(case)), "is missing" if data is None else _defect(data)
-        raise OutputError(f"{path} must be the record of a case that is done, and {defect}: run again with the same output")
+        # a file server shows what another machine has written when its cache expires: at the end of a run, this may pass
+        cause = OSError(errno.ESTALE, os.strerror(errno.ESTALE)) if data is None else None
+        raise OutputError(
+            f"{path} must be the record of a case that is done, and {defect}: run again with the same output"
+        ) from cause
     return record
 
 

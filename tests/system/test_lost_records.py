@@ -45,14 +45,14 @@ def lose(record: Path) -> str:
     return "is missing: run again with the same output"
 
 
-def _refuse(monkeypatch: pytest.MonkeyPatch, name: str, times: int = 1000) -> None:
-    """Let reading a file of a store fail as on a bad disk, some times."""
+def _refuse(monkeypatch: pytest.MonkeyPatch, name: str, times: int = 1000, error: int = errno.EIO) -> None:
+    """Let reading a file of a store fail as on a bad disk, or with another error, some times."""
     read, left = Folder.read, [times]
 
     def refused(self: Folder, wanted: str) -> bytes:
         if wanted == name and left[0]:
             left[0] -= 1
-            raise OSError(errno.EIO, os.strerror(errno.EIO), self.path(wanted))
+            raise OSError(error, os.strerror(error), self.path(wanted))
         return read(self, wanted)
 
     monkeypatch.setattr(Folder, "read", refused)
@@ -83,19 +83,35 @@ def test_what_cannot_be_read_now_is_not_taken_for_missing(
     assert f"{name} cannot be read: Input/output error: check the disk" in done.stderr
 
 
+def _refuse_when_written(monkeypatch: pytest.MonkeyPatch, **how: int) -> None:
+    """As ``_refuse``, of a record once its case is done."""
+    write = Folder.write_json
+
+    def written(self: Folder, name: str, value: Any, **more: Any) -> None:
+        write(self, name, value, **more)
+        if name == RECORD:
+            _refuse(monkeypatch, RECORD, **how)
+
+    monkeypatch.setattr(Folder, "write_json", written)
+
+
+def test_a_record_that_a_file_server_shows_late_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_scenes(tmp_path)
+    assert run(root, out="whole").returncode == 0
+    monkeypatch.setattr("segpipe.storage.retry.FIRST_WAIT", 0)
+    _refuse_when_written(monkeypatch, times=2, error=errno.ENOENT)
+    done = run(root)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(f"{RECORD} must be the record of a case that is done, and is missing") == 2
+    assert (root / "out" / "areas.csv").read_bytes() == (root / "whole" / "areas.csv").read_bytes()
+
+
 def test_a_run_whose_tables_miss_a_record_says_so_and_the_next_writes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_scenes(tmp_path)
     with monkeypatch.context() as patch:
-        write = Folder.write_json
-
-        def broken(self: Folder, name: str, value: Any, **more: Any) -> None:
-            write(self, name, value, **more)
-            if name == RECORD:
-                _refuse(patch, RECORD)
-
-        patch.setattr(Folder, "write_json", broken)
+        _refuse_when_written(patch)
         done = run(root, "--retries", "0")
     assert done.returncode == 1, done.stderr
     assert f"{RECORD} cannot be read: Input/output error: check the disk" in done.stderr

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from segpipe import __version__
 from segpipe.contract import Contract
-from segpipe.errors import ExportError, ModelError, SettingsError, one_line
+from segpipe.errors import ExportError, ModelError, SettingsError, of_system, one_line
 from segpipe.export.file import draft, save, spec_of
 from segpipe.export.large import light_copy
 from segpipe.export.merge import Head, check_beside, combine, head_of, read_classes, whole
@@ -29,6 +29,7 @@ from segpipe.network.spec import ModelSpec
 from segpipe.network.view import measured_margin
 from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.model_check import try_out
+from segpipe.storage.existence import ABSENT
 
 STEADY = 1e-4
 """Largest change of a score by its batch, relative to the largest score."""
@@ -177,6 +178,10 @@ def load_whole(path: Path) -> onnx.ModelProto:
         read_model(path)  # raises the error
     try:
         proto = onnx.load(str(path))
+    except OSError as error:
+        if error.errno in ABSENT:
+            raise ModelError(f"{path} is not a whole ONNX file: {one_line(error)}") from None
+        raise ModelError(f"{path} cannot be read: {of_system(error)}") from None
     except Exception as error:  # noqa: BLE001 - protobuf and onnx raise their own classes
         raise ModelError(f"{path} is not a whole ONNX file: {one_line(error)}") from None
     if not proto.graph.node:

@@ -1,6 +1,5 @@
 """The profile of a run, and the file of its trace."""
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from segpipe.process.machine import processors
 from segpipe.results.records import Run
 from segpipe.results.targets import record_name
 from segpipe.storage import Store
+from segpipe.storage.existence import exists, is_file
 from segpipe.storage.folder import DRAFTS, Folder
 from segpipe.storage.ownership import TRACE_NAME, refuse_foreign_trace
 from segpipe.timing.report import account, write_trace
@@ -28,10 +28,10 @@ def check_trace(run: Run, cases: Sequence[Case]) -> None:
     if (place := _trace(run)) is None:
         return
     store, name = place
-    if isinstance(file := run.settings.profile, Path) and os.path.exists(file) and not file.is_file():  # noqa: PTH110
+    if isinstance(file := run.settings.profile, Path) and exists(file) and not is_file(file):
         raise OutputError(f"--profile replaces its file, and {file} is a folder or a device: name a file")
-    with suppress(OSError):
-        refuse_foreign_trace(store.path(name), store.read(name))
+    if (data := store.read_if_there(name)) is not None:
+        refuse_foreign_trace(store.path(name), data)
     taken = store.aliases(name)
     if any(run.output.is_among(record_name(case), taken) for case in cases):
         raise OutputError(

@@ -7,10 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from segpipe.errors import OutputError
+from segpipe.errors import OutputError, of_system
 from segpipe.storage import Store
 from segpipe.storage.documents import DocumentError, parse_json
-from segpipe.storage.retry import is_passing
+from segpipe.storage.retry import is_passing, persistently
 
 HEAD = 2**12
 """Bytes from a file's beginning that suffice to recognise it."""
@@ -123,13 +123,18 @@ def refuse_foreign(output: Store, name: str) -> None:
     """Refuse to replace a file that segpipe did not write by a table of the run.
 
     Raises:
-        OutputError: with the path.
+        OutputError: with the path; also if the file cannot be read at present, as it may be another's.
     """
     try:
-        data = output.read(name)
+        data = persistently(lambda: output.read(name), retries=1)
+    except FileNotFoundError:
+        return
     except OSError as error:
-        if isinstance(error, FileNotFoundError) or is_passing(error):
-            return
+        if is_passing(error):
+            raise OutputError(
+                f"{output.path(name)} would be replaced, and cannot be read: {of_system(error)}; run the same command "
+                "again, move it away, or name another --output"
+            ) from error
         data = UNREADABLE
     if not (_is_blank(data) or (TABLES | _MORE_TABLES)[name](data)):
         raise OutputError(

@@ -18,6 +18,7 @@ from segpipe.formats.case import CaseSelection
 from segpipe.formats.cases import find_input
 from segpipe.formats.identity import identities
 from segpipe.results import records
+from segpipe.storage.folder import Folder
 from segpipe.validity import parse_validity
 
 
@@ -111,3 +112,24 @@ def fail_in(patch, module, name, path, times):
             return asked(*words)
 
     patch.setattr(module, name, answer)
+
+
+@pytest.mark.parametrize(("name", "flags"), [("areas.csv", ()), ("trace.json", ("--profile", "out/trace.json"))])
+def test_a_file_that_may_be_foreign_is_not_replaced_unread(name, flags, model, raster, tmp_path, monkeypatch):
+    raster("in/a.tif", np.ones((1, 8, 9), np.uint8))
+    (tmp_path / "out").mkdir()
+    mine = tmp_path / "out" / name
+    mine.write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("segpipe.storage.retry.FIRST_WAIT", 0)
+    with monkeypatch.context() as patch:
+        read = Folder.read
+        faults = (OSError(errno.EIO, os.strerror(errno.EIO), str(mine)) for _ in range(2))
+        patch.setattr(Folder, "read", lambda self, asked: raise_next(faults) if asked == name else read(self, asked))
+        said = told("run", "-i", "in", "-m", model, "-o", "out", "--device", "cpu", "--executor", "serial", *flags)
+    assert re.match(f"error: .*{name} .*cannot be read.*: Input/output error: check the disk", said)
+    assert mine.read_text() == "mine"
+
+
+def raise_next(errors):
+    raise next(errors)

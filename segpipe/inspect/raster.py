@@ -14,9 +14,10 @@ from segpipe.errors import InputError, SourceError
 from segpipe.formats.case import Case
 from segpipe.formats.cases import find_cases
 from segpipe.formats.raster.confine import confined
-from segpipe.formats.raster.dataset_files import own_files
+from segpipe.formats.raster.dataset_files import files_of, own_files
 from segpipe.formats.raster.gdal import gdal_errors, open_raster, stays_here
 from segpipe.formats.raster.kinds import explained
+from segpipe.formats.raster.sidecars import check_opened
 from segpipe.formats.scenes.reading import product_of
 from segpipe.formats.scenes.search import name_of, scene_at
 from segpipe.formats.scenes.source import SceneSource
@@ -33,6 +34,7 @@ from segpipe.pipeline.findings import findings_of, refuse_far
 from segpipe.pipeline.opening import open_checked
 from segpipe.results.records import Run
 from segpipe.settings import Settings
+from segpipe.storage.paths import is_remote
 
 
 def inspect_raster(file: str, settings: Settings, *, alone: bool) -> RasterFacts:
@@ -41,9 +43,13 @@ def inspect_raster(file: str, settings: Settings, *, alone: bool) -> RasterFacts
     Raises:
         SourceError, ModelError: the raster cannot be opened; the model is not an ONNX file.
     """
+    remote = settings.allow_remote_sources
     with explained(file), gdal_errors(SourceError, f"{file} cannot be opened"):
-        dataset = open_raster(file, remote=settings.allow_remote_sources)
-    with closing(dataset), confined(stays_here(file, remote=settings.allow_remote_sources)):
+        dataset = open_raster(file, remote=remote)
+    with closing(dataset), confined(stays_here(file, remote=remote)):
+        if not is_remote(file) and dataset.driver != "VRT":
+            with gdal_errors(SourceError, f"{file} cannot be opened"):
+                check_opened(file, dataset, files_of(dataset), lambda: open_raster(file))
         return _inspected(Case(Path(file).stem, file), dataset, own_files(dataset), settings, alone=alone)
 
 

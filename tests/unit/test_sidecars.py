@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import rasterio
+from inspecting import settings as of_settings
 from networks import contract
 
 from segpipe.contract import parse_contract
@@ -17,6 +18,7 @@ from segpipe.formats.scenes.layers import open_band
 from segpipe.formats.scenes.product import BandFile, Product
 from segpipe.geometry.raster_grid import read_grid
 from segpipe.geometry.windows import Window
+from segpipe.inspect import raster as inspected
 from segpipe.storage.retry import is_passing
 
 WORLD = "10\n0\n0\n-10\n500000\n5400000\n"
@@ -149,6 +151,13 @@ def test_a_reference_and_a_band_of_a_scene_do_not_lose_a_file_beside_them(raster
         pass
     with lost, gdal_options():
         open_band(BandFile("red", str(path)), Product("p", (), own_tags=True), remote=False)
+
+
+def test_an_inspection_does_not_lose_a_file_beside_a_raster(raster, monkeypatch):
+    path = raster("a.tif", np.ones((1, 8, 9), np.uint8))
+    monkeypatch.setattr(inspected, "open_raster", blind(beside(path, "nodata", raster), [1]))
+    with pytest.raises(SourceError, match="could be read in one of two tries"), gdal_options():
+        inspected.inspect_raster(str(path), of_settings(path), alone=True)
 
 
 def test_the_file_itself_is_among_those_of_a_raster_of_which_gdal_does_not_find_it(raster, monkeypatch):

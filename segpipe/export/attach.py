@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from segpipe import __version__
 from segpipe.contract import Contract
 from segpipe.errors import ExportError, ModelError, SettingsError, of_system, one_line
-from segpipe.export.file import draft, save, spec_of
+from segpipe.export.file import contract_beside, draft, save, spec_of
 from segpipe.export.large import light_copy
 from segpipe.export.merge import Head, check_beside, combine, head_of, read_classes, whole
 from segpipe.export.stride import Size, Stride, is_strided, measure_stride, named_stride, total_stride
@@ -162,9 +162,7 @@ def _notes(path: Path, alone: str | None, margin: list[int] | None) -> Iterator[
         yield f"margin = {margin} was measured: the model scores the middle of a tile"
     if alone:
         yield f"{alone}: its batch is fixed at 1 now"
-    beside = path.with_suffix(".toml")
-    if beside.is_file():
-        yield f"{beside} beside the model is its contract in a run, in place of the one inside"
+    yield from contract_beside(path)
 
 
 def load_whole(path: Path) -> onnx.ModelProto:

@@ -10,13 +10,14 @@ import onnx
 from onnx import helper
 
 from segpipe.contract import METADATA_KEY, Contract
-from segpipe.errors import SegpipeError
+from segpipe.errors import SegpipeError, of_system
 from segpipe.export.deepness import deepness_metadata
 from segpipe.export.large import SUFFIX, write
 from segpipe.network.model_file import external_data, read_model
 from segpipe.network.read import read_spec
 from segpipe.network.spec import ModelSpec
 from segpipe.settings import Settings
+from segpipe.storage.existence import is_file
 from segpipe.storage.files import commit, output_errors, partial, unlinked
 
 READ_BY_DEEPNESS = {
@@ -63,6 +64,15 @@ def save(proto: onnx.ModelProto, contract: Contract, path: Path) -> None:
     del proto.metadata_props[:]
     helper.set_model_props(proto, {**kept, **ours})
     write(proto, path, Path(path.name.removeprefix(".").removesuffix(".partial")).stem)
+
+
+def contract_beside(model: Path) -> list[str]:
+    """A note on a contract beside a finished model; also where it stays open whether there is one."""
+    beside = model.with_suffix(".toml")
+    try:
+        return [f"{beside} beside the model is its contract in a run, in place of the one inside"] if is_file(beside) else []
+    except OSError as error:
+        return [f"{beside} cannot be read ({of_system(error)}): if it exists, a run takes it for the contract of the model"]
 
 
 def _input_type(proto: onnx.ModelProto) -> str:

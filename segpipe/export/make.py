@@ -17,7 +17,7 @@ from segpipe import __version__
 from segpipe.contract import Contract
 from segpipe.errors import ExportError
 from segpipe.export.families import Network
-from segpipe.export.file import draft, save, spec_of
+from segpipe.export.file import contract_beside, draft, save, spec_of
 from segpipe.export.graph import Scorer, output_stride, own_score, scaled_inside, score, to_onnx, topologically_sorted
 from segpipe.export.joined import joined
 from segpipe.export.large import light_copy, loadable, refilled
@@ -302,8 +302,4 @@ def _write_item(model: Path, item: Path, contract: Contract) -> None:
 
 
 def _notes(network: Network, settings: ExportSettings) -> tuple[str, ...]:
-    sidecar = settings.output.with_suffix(".toml")
-    beside = (
-        [f"{sidecar} beside the model is its contract in a run, in place of the one inside"] if sidecar.is_file() else []
-    )
-    return (*network.notes, *beside)
+    return (*network.notes, *contract_beside(settings.output))

@@ -133,3 +133,11 @@ def test_a_file_that_may_be_foreign_is_not_replaced_unread(name, flags, model, r
 
 def raise_next(errors):
     raise next(errors)
+
+
+def test_a_finished_model_is_no_error_because_of_what_may_lie_beside_it(model, tmp_path, monkeypatch):
+    fail(monkeypatch, tmp_path / "new.toml", "stat")
+    words = ["export", "attach", model, "--contract", tmp_path / "m.toml", "-o", tmp_path / "new.onnx"]
+    ended = CliRunner().invoke(main, [str(word) for word in words])
+    assert ended.exit_code == 0, ended.output
+    assert "new.toml cannot be read (Input/output error: check the disk): if it exists" in " ".join(ended.output.split())

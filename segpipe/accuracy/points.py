@@ -20,6 +20,7 @@ from segpipe.storage.documents import DocumentError, parse_json
 from segpipe.storage.files import commit, output_errors, partial, unlinked
 from segpipe.storage.invalid import readable
 from segpipe.vectors.file import LON_LAT, explained, is_pointer, needing_extra, truncated, unwritten
+from segpipe.vectors.shapefile import check_again, check_parts
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -231,10 +232,12 @@ def read_frame(path: Path, column: str) -> "GeoDataFrame":
         if (reason := truncated(path)) is not None:
             raise InputError(reason)
 
+        check_parts(path)
         parquet = path.suffix.lower() in (".parquet", ".geoparquet")
         frame = geopandas.read_parquet(path) if parquet else geopandas.read_file(path, engine="pyogrio")
     if not isinstance(frame, geopandas.GeoDataFrame):
         raise InputError(f"{path} must have geometries, and has none")
+    check_again(path, frame, None)
     _check_column(path, [str(name) for name in frame.columns], column)
     return frame.reset_index(drop=True)  # Parquet may keep one of its own
 

@@ -18,6 +18,7 @@ from segpipe.messages.printable import and_more
 from segpipe.process.extras import install
 from segpipe.storage.existence import exists, is_file
 from segpipe.storage.files import is_nearly_full
+from segpipe.vectors.shapefile import check_again, check_parts
 from segpipe.vectors.surfaces import Shapes, all_empty, repaired
 
 if TYPE_CHECKING:
@@ -195,11 +196,13 @@ def read_frame(selection: Selection, columns: Sequence[str] | None = None) -> "G
             return _parquet(selection, columns)
         import pyogrio
 
+        check_parts(path)
         layer = _layer(selection)
         info = pyogrio.read_info(path, layer=layer)
         kinds = dict(zip(map(str, info["fields"]), map(str, info["dtypes"]), strict=True))
         _check_columns(path, list(kinds), columns)
         frame = pyogrio.read_dataframe(path, layer=layer, columns=columns, on_invalid="ignore")
+        check_again(path, frame, columns)
         # not all by Arrow, which reads neither curves nor texts in an unknown encoding
         return _exact(frame, kinds, lambda lost: pyogrio.read_arrow(path, layer=layer, columns=lost, read_geometry=False)[1])
 

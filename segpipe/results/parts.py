@@ -26,8 +26,7 @@ from segpipe.results.records import Run
 from segpipe.results.statistics import State
 from segpipe.results.tables import STATISTICS
 from segpipe.storage import Store
-from segpipe.storage.files import output_errors
-from segpipe.storage.retry import is_passing
+from segpipe.storage.files import output_errors, reading_errors
 
 FOLDER = ".parts"
 """Hidden folder of the output, with a folder per case while its parts are processed."""
@@ -125,17 +124,17 @@ def _digest(values: dict[str, Any]) -> str:
 
 
 def _read_sealed(output: Store, name: str) -> dict[str, Any] | None:
-    """Read a sealed file; None if it is missing or damaged. A transient fault is raised instead.
+    """Read a sealed file; None if it is missing or damaged.
 
     Raises:
         OutputError: the file cannot be read at present.
     """
+    with reading_errors(output.path(name)):
+        data = output.read_if_there(name)
     try:
-        values = json.loads(output.read(name))
+        values = None if data is None else json.loads(data)
         return values if isinstance(values, dict) and values.pop(SEAL, None) == _digest(values) else None
-    except (OSError, ValueError, RecursionError) as error:
-        if is_passing(error):
-            raise OutputError(f"{output.path(name)} cannot be read: {error}") from error
+    except (ValueError, RecursionError):
         return None
 
 

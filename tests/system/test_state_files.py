@@ -1,5 +1,6 @@
 """Files that a run goes on from, damaged in every way: their case is done again or one line says why not; status copes."""
 
+import errno
 import json
 import os
 import socket
@@ -237,6 +238,24 @@ def test_damaged_state_of_parts_counts_for_nothing(kind, done):
     for mutant in mutants(file.read_bytes()):
         file.write_bytes(mutant)
         assert str(read()) in ("None", whole)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_a_plan_of_parts_that_cannot_be_read_is_not_missing(number, done, monkeypatch):
+    """Finished parts would be done again, or their case be told that its input has changed."""
+    (case,), settings, files = done.cases, done.run, [{"path": "a", "size": 1, "mtime_ns": 2}]
+    write_cut(case, settings, files, (40, 50), PARTS)
+
+    def fail(self, name):
+        raise OSError(number, os.strerror(number), name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "read", fail)
+        with pytest.raises(OutputError, match=f"plan.json cannot be read: {os.strerror(number)}"):
+            read_cut(case, settings, files, (40, 50))
+    assert read_cut(case, settings, files, (40, 50)) == PARTS
+    (Path("out") / plan_name(case)).unlink()
+    assert read_cut(case, settings, files, (40, 50)) is None
 
 
 def test_damaged_memory_of_trials_is_none(tmp_path):

@@ -73,7 +73,7 @@ def _read_errors(path: Path) -> Iterator[None]:
         with gdal_errors(OutputError, f"{path} cannot be read"):
             yield
     except OutputError as error:
-        if is_passing(error):
+        if is_passing(error) or isinstance(error.__cause__, OSError):
             raise
         raise OutputError(f"{error}: remove the file and run again with the same output") from error
 

@@ -1,17 +1,19 @@
 """The last run into an output folder: its ``run.json``, which cases it has finished, and which it lacks."""
 
 import logging
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from segpipe.errors import OutputError
+from segpipe.errors import OutputError, of_system
 from segpipe.formats.case import Case
 from segpipe.messages.printable import first_few
 from segpipe.messages.url_secrets import cleaned
 from segpipe.results.records import finished_record, read_record
 from segpipe.results.schema import Record
+from segpipe.results.targets import record_name
 from segpipe.results.totals import StatedTotals
 from segpipe.storage import Store
 from segpipe.storage.documents import DocumentError, Text, parse_json
@@ -19,6 +21,9 @@ from segpipe.storage.files import reading_errors
 from segpipe.storage.invalid import readable
 
 LOG = logging.getLogger("segpipe")
+
+ROUNDED = 2.0
+"""Seconds by which two ages may be wrong: a bucket gives times in whole seconds."""
 
 NOT_OF_LABELS = frozenset({"batch", "device", "threads", "seg", "report"})
 """Keys of the settings of a run, or of a record, that change no label."""
@@ -76,14 +81,31 @@ def last_run(output: Store) -> LastRun:
 def done_names(output: Store, last: LastRun) -> list[str]:
     """Names of the cases that the last run has done, sorted, also while it runs or after it died.
 
-    ``run.json`` lists them at the end only. Until then, a record of the run's model and settings says that a case is done;
-    any other is that of an earlier run.
+    ``run.json`` lists them at the end only. Until then, a record of the run's model and settings that is later than
+    ``run.json`` says that a case is done; any other is that of an earlier run, of which an input may have changed.
     """
     if last.state != "running":
         return last.done
-    names = _names(output) if last.missing is None else last.missing
-    found = ((name, read_record(output, Case(name, name))) for name in {*names} - {*last.skipped})
-    return sorted(name for name, record in found if record is not None and _is_of(record, last))
+    names, is_later = _names(output) if last.missing is None else last.missing, _later_than(output, "run.json")
+    cases = (Case(name, name) for name in {*names} - {*last.skipped})
+    found = ((case, read_record(output, case)) for case in cases)
+    return sorted(case.name for case, record in found if record and _is_of(record, last) and is_later(record_name(case)))
+
+
+def _later_than(output: Store, first: str) -> Callable[[str], bool]:
+    """Whether a file was written after another one, by the clock of the store."""
+    with reading_errors(output.path(first)):
+        age, now = output.age(first), time.monotonic()
+
+    def is_later(name: str) -> bool:
+        try:
+            return output.age(name) <= age + time.monotonic() - now + ROUNDED
+        except FileNotFoundError:
+            return False  # the run has begun to do the case again
+        except OSError as error:
+            raise OutputError(f"{output.path(name)} cannot be read: {of_system(error)}") from error
+
+    return is_later
 
 
 def _names(output: Store, folder: str = "") -> Iterator[str]:

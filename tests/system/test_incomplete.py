@@ -1,6 +1,7 @@
 """Commands over a run that has not done all of its cases: what they leave out, and that they say so."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ ZONE = {
     "properties": {"id": 1},
     "geometry": {"type": "Polygon", "coordinates": [[[15, 48], [15.1, 48], [15.1, 49], [15, 49], [15, 48]]]},
 }
+BEGAN = 1_700_000_000
+"""A time before any of the records was written."""
+
 LACKING = "of 3 cases of the last run into {} have no mask and are left out: "
 
 COMMANDS: dict[str, list[str]] = {
@@ -57,6 +61,7 @@ def rewrite(root: Path, **changes: Any) -> None:
 def died(root: Path, *left: str) -> None:
     """Leave what a run leaves that is killed before it comes to some cases."""
     rewrite(root, state="running", done=[], skipped=[], missing=["a", "b", "c/d"])
+    os.utime(root / "out" / "run.json", (BEGAN, BEGAN))
     for name in left:
         (root / "out" / f"{name}.json").unlink()
 
@@ -111,6 +116,12 @@ def test_masks_of_an_earlier_run_are_none_of_a_run_that_died(change: str, root: 
     zones = invoke(COMMANDS["zones"], root)
     assert "of 1 polygon on 1 case:" in zones.stdout
     assert "2 of 3 cases of the last run" in zones.stderr
+
+
+def test_masks_of_an_input_that_has_changed_since_are_none_of_a_run_that_died(root: Path):
+    died(root)
+    os.utime(root / "out" / "b.json", (BEGAN - 10, BEGAN - 10))
+    assert segpipe.open_run(root / "out").done == ["a", "c/d"]
 
 
 def test_a_run_names_the_cases_that_it_has_not_come_to(root: Path):

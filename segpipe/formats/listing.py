@@ -113,13 +113,20 @@ class Listing:
         return []
 
     def _read(self, folder: str) -> tuple[list[str], list[str]]:
-        """Sorted names of the folders and of all other entries of a folder; nothing if it cannot be read."""
+        """Sorted names of the folders and of all other entries of a folder; nothing if it cannot be read to its end, as some
+        of the files of a series would make a volume, too."""
         folders, files = list[str](), list[str]()
         with self.noting(folder), os.scandir(folder or ".") as entries:
             for entry in entries:
-                with self.noting(entry.path):
-                    (folders if _is_folder(entry) else files).append(entry.name)
-        return sorted(folders), sorted(files)
+                (folders if self._is_folder(entry) else files).append(entry.name)
+            return sorted(folders), sorted(files)
+        return [], []
+
+    def _is_folder(self, entry: "os.DirEntry[str]") -> bool:
+        """Whether an entry is a folder; not if that stays open: a file that cannot be read fails its case, or its series."""
+        with self.noting(entry.path):
+            return _is_folder(entry)
+        return False
 
 
 UNREADABLE = (

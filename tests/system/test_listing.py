@@ -1,6 +1,7 @@
 """What cannot be listed, named or found costs only itself; every name that a file can have is a name."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -258,6 +259,30 @@ def test_a_link_of_which_nobody_says_where_it_leads_is_a_problem(root, monkeypat
     found = find_input([str(root / "in")])
     assert [case.name for case in found.cases] == ["good"]
     assert found.problems == [UNREADABLE.format(root / "in" / "link", "Input/output error: check the disk")]
+
+
+def test_a_folder_that_cannot_be_read_to_its_end_has_no_cases(root, monkeypatch):
+    """Of a series, the slices that were listed would be a shorter volume."""
+    for n in range(3):
+        scene(root / "in" / "sub" / f"{n}.tif")
+    scandir = os.scandir
+
+    def cut(path):
+        return nullcontext(breaking(scandir(path), path)) if str(path).endswith("/sub") else scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", cut)
+        each = [find_input([str(root / "in" / text)]) for text in ("", "**", "**/*.tif")]
+    for found in each:
+        assert [case.name for case in found.cases] == ["good"]
+        assert found.problems == [UNREADABLE.format(root / "in" / "sub", "Input/output error: check the disk")]
+
+
+def breaking(entries, path):
+    """Two entries of a folder, and then an error."""
+    yield next(entries)
+    yield next(entries)
+    raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
 
 class Entry:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.errors import SourceError
+from segpipe.errors import SourceError, one_line
 from segpipe.formats.source import Begun, Invalid, Pixels
 from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.windows import Window
@@ -73,10 +73,17 @@ def checked(array: Any, valid: Any, model: ModelSpec) -> ArraySource:
     Raises:
         SourceError: its type or shape does not, or that of ``valid``.
     """
-    pixels = np.asanyarray(array)
+    pixels = _as_array(array, NAME)
     _check_type(pixels)
     _check_shape(pixels, model)
     return ArraySource(pixels, None if valid is None else _mask(valid, pixels.shape[1:]))
+
+
+def _as_array(value: Any, name: str) -> NDArray[Any]:
+    try:
+        return np.asanyarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # as of tensors with a gradient, on a GPU, or of bfloat16
+        raise SourceError(f"{name} must be an array, or what NumPy makes one of: {one_line(error)}") from error
 
 
 def _check_type(pixels: NDArray[Any]) -> None:
@@ -111,7 +118,7 @@ def _names(model: ModelSpec) -> str:
 def _mask(valid: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     if isinstance(valid, np.ma.MaskedArray):
         raise SourceError("valid must not be masked: give valid.filled(False)")
-    mask = np.asarray(valid)
+    mask = _as_array(valid, "valid")
     if mask.shape != shape or mask.dtype != np.bool_:
         raise SourceError(
             f"valid must be a boolean array of the pixels' shape {shape}, got {mask.dtype} of shape {mask.shape}: "

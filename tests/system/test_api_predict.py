@@ -219,6 +219,13 @@ def test_several_threads_at_once(tmp_path):
         assert_same(found[k], one)
 
 
+class Untaken:
+    """A tensor that is no array, as one with a gradient."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("Use tensor.detach().numpy() instead.")
+
+
 WRONG = [
     (
         np.ones((4, 9, 9)),
@@ -239,6 +246,8 @@ WRONG = [
     ),
     (np.ones((3, 9, 9)), np.ones((9, 9)), r"valid must be a boolean array .*, got float64 of shape \(9, 9\): as array"),
     (np.ones((3, 9, 9)), np.ma.ones((9, 9), bool), r"valid must not be masked: give valid.filled\(False\)$"),
+    (Untaken(), None, r"^the array must be an array, or what NumPy makes one of: Use tensor.detach\(\).numpy\(\) instead.$"),
+    (np.ones((3, 9, 9)), [[True], [True, False]], "^valid must be an array, or what NumPy makes one of: "),
 ]
 
 

@@ -61,7 +61,7 @@ READ_BYTES = 2**22
 
 PREVIEW = (
     "{0}: the first image of a file must be the whole one, and it is a preview of {1} pixels of an image of {2}: write that "
-    "to a file of its own: gdal_translate GTIFF_DIR:off:{3}:{0} OUT.tif"
+    "to a file of its own: gdal_translate 'GTIFF_DIR:off:{3}:{0}' OUT.tif"
 )
 
 LARGEST = 2**63 - 1

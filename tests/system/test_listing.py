@@ -280,8 +280,9 @@ def test_a_folder_that_cannot_be_read_to_its_end_has_no_cases(root, monkeypatch)
 
 def breaking(entries, path):
     """Two entries of a folder, and then an error."""
-    yield next(entries)
-    yield next(entries)
+    with entries:
+        yield next(entries)
+        yield next(entries)
     raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
 

@@ -153,6 +153,20 @@ def test_a_reference_and_a_band_of_a_scene_do_not_lose_a_file_beside_them(raster
         open_band(BandFile("red", str(path)), Product("p", (), own_tags=True), remote=False)
 
 
+def test_words_in_another_encoding_beside_a_raster_are_no_fault(raster):
+    path = raster("a.tif", np.ones((1, 8, 9), np.uint8))
+    words = "<Description>Müller</Description><UnitType>µm</UnitType>"
+    text = (
+        f"<PAMDataset><Metadata><MDI key='n'>ü</MDI></Metadata><PAMRasterBand band='1'>{words}</PAMRasterBand></PAMDataset>"
+    )
+    path.with_name("a.tif.aux.xml").write_bytes(text.encode("latin-1"))
+    with rasterio.open(path) as dataset:
+        grid = read_grid(dataset)
+        assert facts(dataset) == facts(dataset)
+    with open_aligned(path, grid) as labels:
+        assert labels.read(Window((0, 0), (8, 9)))[0].all()
+
+
 def test_an_inspection_does_not_lose_a_file_beside_a_raster(raster, monkeypatch):
     path = raster("a.tif", np.ones((1, 8, 9), np.uint8))
     monkeypatch.setattr(inspected, "open_raster", blind(beside(path, "nodata", raster), [1]))

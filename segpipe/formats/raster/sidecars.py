@@ -72,7 +72,16 @@ def facts(dataset: DatasetReader) -> str:
     points, crs = dataset.gcps
     bands = (dataset.nodatavals, dataset.mask_flag_enums, dataset.colorinterp, dataset.scales, dataset.offsets)
     place = (dataset.crs, tuple(dataset.transform), crs, [(p.row, p.col, p.x, p.y, p.z) for p in points], dataset.rpcs)
-    return repr((*bands, dataset.descriptions, dataset.units, *place, dataset.tags()))
+    texts = (_text(lambda: dataset.descriptions), _text(dataset.tags))
+    return repr((*bands, *place, *texts))
+
+
+def _text(read: Callable[[], object]) -> object:
+    """What a dataset says in words; the error of rasterio where these are not UTF-8, which is no fault of reading."""
+    try:
+        return read()
+    except UnicodeDecodeError as error:
+        return str(error)
 
 
 def check_opened(path: str, dataset: DatasetReader, files: Sequence[str], again: Callable[[], DatasetReader]) -> str:

@@ -5,12 +5,15 @@ from itertools import product
 import numpy as np
 import pytest
 import rasterio
+import tifffile
+from PIL import Image, ImageOps
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
 
 from segpipe.errors import SourceError
 from segpipe.formats.raster.aligned import open_aligned
+from segpipe.formats.raster.orientation import ORIENTATION
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 
@@ -46,6 +49,32 @@ def test_the_same_grid_is_read_as_it_is(raster):
     labels, valid, moved = read(raster("n.tif", values, nodata=4), grid)
     assert not moved
     np.testing.assert_array_equal(valid, labels != 4)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_picture_is_turned_upright_as_the_picture_of_its_case(suffix, orientation, tmp_path):
+    values, exif = np.arange(12, dtype=np.uint8).reshape(3, 4), Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(values).save(tmp_path / "seen.png", exif=exif.tobytes())
+    with Image.open(tmp_path / "seen.png") as image:
+        upright = np.array(ImageOps.exif_transpose(image))
+    path = tmp_path / f"r.{suffix}"
+    if suffix == "tif":
+        tifffile.imwrite(path, values, extratags=[(ORIENTATION, 3, 1, orientation, True)], metadata=None)
+    else:
+        (tmp_path / "seen.png").rename(path)
+    labels, _, moved = read(path, RasterGrid(upright.shape))
+    assert not moved
+    np.testing.assert_array_equal(labels, upright)
+    np.testing.assert_array_equal(read(path, RasterGrid(upright.shape), (1, 0), (3, 2))[0], upright[1:3, :2])
+
+
+def test_a_picture_with_a_place_is_read_as_it_is_stored(tmp_path):
+    values = np.arange(9, dtype=np.uint8).reshape(3, 3)
+    tifffile.imwrite(tmp_path / "r.tif", values, extratags=[(ORIENTATION, 3, 1, 3, True)], metadata=None)
+    labels, _, _ = read(tmp_path / "r.tif", RasterGrid((3, 3), UTM, from_origin(500_000, 5_400_000, 10, 10)))
+    np.testing.assert_array_equal(labels, values)
 
 
 def test_several_bands_are_no_labels(raster):

@@ -21,8 +21,10 @@ from rasterio.windows import Window as RasterWindow
 from segpipe.errors import SourceError
 from segpipe.formats.raster.dataset_files import files_of
 from segpipe.formats.raster.gdal import gdal_errors, gdal_options, open_raster
+from segpipe.formats.raster.orientation import UPRIGHT, Turn, turn_of
 from segpipe.formats.raster.readback import same_crs, same_transform
 from segpipe.formats.raster.sidecars import check_opened
+from segpipe.formats.raster.source import raster_window
 from segpipe.formats.raster.validity import Interval, nodata_interval
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.lookup import wrap_length
@@ -43,6 +45,8 @@ class AlignedRaster:
     """Whether pixels were resampled."""
     _alpha: bool = False
     """Whether the last band of the file is an alpha band."""
+    _turn: Turn | None = None
+    """How to turn stored pixels upright; None if they are."""
     _nodata: Interval | None = None
     """Values that are nodata beside an alpha band, by which GDAL resamples."""
     _rest: "AlignedRaster | None" = None
@@ -57,11 +61,12 @@ class AlignedRaster:
         return np.where(valid, labels, more), valid | (True if there is None else there)
 
     def _read(self, window: Window) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        (top, left), (bottom, right) = window.start, window.stop
-        place = RasterWindow(left, top, right - left, bottom - top)
+        place = raster_window(window if self._turn is None else self._turn.stored(window))
         with gdal_errors(SourceError, f"{self._path} cannot be read"):
             labels = self._dataset.read(1, window=place)
             masks = list(self._masks(place))
+        if self._turn is not None:
+            labels, masks = self._turn(labels), [self._turn(mask) for mask in masks]
         if self._nodata is not None:
             masks.append((labels < self._nodata[0]) | (labels > self._nodata[1]))
         if labels.dtype.kind == "f":
@@ -91,9 +96,9 @@ def open_aligned(path: Path, grid: Grid) -> Iterator[AlignedRaster]:
             with gdal_errors(SourceError, f"{path} cannot be read"):
                 check_opened(str(path), dataset, files_of(dataset), lambda: open_raster(str(path)))
             _check_bands(path, dataset)
-            own = read_grid(dataset)
+            own, turn = _upright(path, dataset, grid)
             if _is_same(own, grid):
-                yield AlignedRaster(path, dataset, moved=False, _alpha=_has_alpha(dataset))
+                yield AlignedRaster(path, dataset, moved=False, _alpha=_has_alpha(dataset), _turn=turn)
                 return
             if own.crs is None or own.transform is None or grid.crs is None or grid.transform is None:
                 sizes = [f"{one.shape[1]} x {one.shape[0]}" for one in (grid, own)]
@@ -108,6 +113,13 @@ def open_aligned(path: Path, grid: Grid) -> Iterator[AlignedRaster]:
                     found = AlignedRaster(path, moved, moved=True, _nodata=nodata, _rest=found)
                 assert found is not None  # there is one shift at least
                 yield found
+
+
+def _upright(path: Path, dataset: DatasetReader, grid: RasterGrid) -> tuple[RasterGrid, Turn | None]:
+    """The grid of a raster, and how to turn its pixels: as those of a case, by its orientation tag if it has no place."""
+    own = read_grid(dataset)
+    turn, _ = turn_of(dataset, str(path), place=own.georeferenced or grid.georeferenced)
+    return replace(own, shape=turn.shape), None if turn.orientation == UPRIGHT else turn
 
 
 def _check_bands(path: Path, dataset: DatasetReader) -> None:

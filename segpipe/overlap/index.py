@@ -3,10 +3,12 @@
 Where masks overlap, GDAL draws them in the order of the rule. It is written with SQLite alone.
 """
 
+import errno
+import os
 import sqlite3
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
@@ -27,6 +29,8 @@ TIME = "2000-01-01T00:00:00.000Z"
 """Of every change, so that the same masks give the same bytes."""
 SRS = 100_001
 """Number of the mosaic's CRS within the file."""
+PRIMARY = 0xFF
+"""Bits of an error code of SQLite without its details."""
 
 TABLES = """
 CREATE TABLE gpkg_spatial_ref_sys (srs_name TEXT NOT NULL, srs_id INTEGER NOT NULL PRIMARY KEY, organization TEXT NOT NULL,
@@ -78,8 +82,11 @@ def write_index(path: Path, entries: Sequence[IndexedMask], grid: RasterGrid, ki
         entries: the masks, that which counts first in front.
         grid: the grid of the mosaic.
         kind: more of GDAL's properties of the raster: bands, type and nodata.
+
+    Raises:
+        OSError: it cannot be written.
     """
-    with closing(sqlite3.connect(path)) as base, base:
+    with _as_os_errors(path), closing(sqlite3.connect(path)) as base, base:
         base.execute(f"PRAGMA application_id = {GEOPACKAGE}")
         base.execute(f"PRAGMA user_version = {VERSION}")
         base.executescript(TABLES)
@@ -95,6 +102,17 @@ def write_index(path: Path, entries: Sequence[IndexedMask], grid: RasterGrid, ki
             "VALUES (?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?)",
             _rows(entries, grid),
         )
+
+
+@contextmanager
+def _as_os_errors(path: Path) -> Iterator[None]:
+    """Turn an error of SQLite, which names no file, into one of the operating system."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        is_full = error.sqlite_errorcode & PRIMARY == sqlite3.SQLITE_FULL
+        number, words = (errno.ENOSPC, os.strerror(errno.ENOSPC)) if is_full else (errno.EIO, str(error))
+        raise OSError(number, words, str(path)) from error
 
 
 def _add_crs(base: sqlite3.Connection, grid: RasterGrid) -> None:

@@ -1,5 +1,6 @@
 """The index of a mosaic, as other programs read it: GeoPackage by pyogrio; test_mosaic.py has what GDAL draws from it."""
 
+import errno
 from pathlib import Path
 
 import pyogrio
@@ -10,6 +11,7 @@ from fields import UTM
 from rasterio.crs import CRS
 
 from segpipe.geometry.raster_grid import RasterGrid
+from segpipe.overlap import index
 from segpipe.overlap.index import IndexedMask, is_possible, write_index
 
 FRAME = RasterGrid((80, 200), CRS.from_epsg(32633), UTM)
@@ -34,6 +36,15 @@ def test_other_programs_read_it(tmp_path: Path) -> None:
     assert found["layer_metadata"]["GEOTRANSFORM"] == "500000.0,10.0,0.0,5400000.0,0.0,-10.0"
     assert found["layer_metadata"]["SORT_FIELD_ASC"] == "NO"  # drawn last, on top: the one that counts first
     assert tuple(found["total_bounds"]) == pytest.approx((500_000, 5_399_200, 502_000, 5_400_000))
+
+
+def test_a_full_disk_is_an_error_of_the_operating_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "TABLES", f"PRAGMA max_page_count = 3; {index.TABLES}")
+    with pytest.raises(OSError, match="No space left on device") as full:
+        write_index(tmp_path / "m.gti.gpkg", ENTRIES, FRAME, KIND)
+    assert (full.value.errno, full.value.filename) == (errno.ENOSPC, str(tmp_path / "m.gti.gpkg"))
+    with pytest.raises(OSError, match="unable to open database file"):
+        write_index(tmp_path / "nowhere" / "m.gti.gpkg", ENTRIES, FRAME, KIND)
 
 
 def test_the_same_masks_give_the_same_bytes_whatever_their_names(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import products
 import pytest
 import rasterio
+import tifffile
 from affine import Affine
 from rasterio.transform import from_origin
 
@@ -32,6 +33,21 @@ def source_of(folder, names, overrides=AS_STORED, **changes):
     (case,) = find_input([str(folder)], CaseSelection(bands=BandsFrom("{case}_{band}.tif", tuple(names)))).cases
     with environment():
         return open_case(case, contract, overrides)
+
+
+@pytest.mark.parametrize("place", [True, False])
+def test_a_turned_band_without_a_place_is_refused_and_not_taken_as_it_lies(place, tmp_path):
+    turned = [(274, 3, 1, 3, True)]  # upside down
+    scale = [(33550, 12, 3, (10.0, 10.0, 0.0), True), (33922, 12, 6, (0.0, 0.0, 0.0, 5e5, 5e6, 0.0), True)]
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for name in "ab":
+        tifffile.imwrite(tmp_path / f"x_{name}.tif", values, extratags=turned + scale * place, metadata=None)
+    if place:
+        pixels, _ = source_of(tmp_path, "ab").read(Window.whole((3, 4)))
+        np.testing.assert_array_equal(pixels[0], values)
+        return
+    with pytest.raises(SourceError, match=r"x_a.tif: pictures of a scene must be stored upright.*mogrify -auto-orient"):
+        source_of(tmp_path, "ab")
 
 
 def test_the_finest_of_the_wanted_bands():

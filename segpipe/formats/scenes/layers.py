@@ -60,9 +60,10 @@ def open_band(band: BandFile, product: Product, *, remote: bool) -> OpenedBand:
         checks.end(dataset, files)
         scale, offset = _factors(dataset, band)
         scaled = band.scale is not None or (scale, offset) != (1.0, 0.0)
-        picture = dataset.driver in PICTURE_DRIVERS and not read_grid(dataset).georeferenced
-        if picture and product.parts:
+        placed = read_grid(dataset).georeferenced
+        if not placed:
             _check_upright(dataset, path)
+        picture = dataset.driver in PICTURE_DRIVERS and not placed
         return OpenedBand(_layer(dataset, band, scale, offset), files, _tags(dataset), scaled, picture)
 
 

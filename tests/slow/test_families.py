@@ -137,8 +137,9 @@ def with_layers(config, counts, library):
 
 
 def with_fewer_blocks(monkeypatch):
-    """torchvision's ResNets have a third of their blocks, which do all the same: 101 still has more of them than 50. Its
-    MobileNets have none that is as the one before."""
+    """Blocks that do all the same are one: the ResNets of torchvision keep those of 101 that follow one another, and its
+    MobileNets have none that is as the one before; smp's encoders have one block a stage."""
+    from segmentation_models_pytorch.encoders import encoders
     from torchvision.models import mobilenetv3, resnet
 
     make, settings = resnet._resnet, mobilenetv3._mobilenet_v3_conf
@@ -149,9 +150,11 @@ def with_fewer_blocks(monkeypatch):
         return [block for n, block in enumerate(blocks) if shapes[n] != shapes[n - 1]], last
 
     monkeypatch.setattr(
-        resnet, "_resnet", lambda kind, counts, *rest, **more: make(kind, [n // 3 for n in counts], *rest, **more)
+        resnet, "_resnet", lambda kind, counts, *rest, **more: make(kind, [max(n // 8, 1) for n in counts], *rest, **more)
     )
     monkeypatch.setattr(mobilenetv3, "_mobilenet_v3_conf", few)
+    for name, blocks in (("resnet18", "layers"), ("mit_b0", "depths")):
+        monkeypatch.setitem(encoders[name]["params"], blocks, [1, 1, 1, 1])
 
 
 def exported(family, prepared, segpipe):
@@ -184,7 +187,7 @@ def check(found, wanted):
 @every_family
 def test_labels_of_a_run_are_those_of_torch(family, raster, run_serial, segpipe, tmp_path, monkeypatch):
     family = sized(family)
-    if family.library == "torchvision":
+    if family.library in {"torchvision", "smp"}:
         with_fewer_blocks(monkeypatch)
     prepared = prepare(family, tmp_path / "made")
     model = exported(family, prepared, segpipe)

@@ -80,7 +80,7 @@ def _totals(prepared: Prepared, summary: Summary, *, halt: Halt) -> None:
 
 
 def _zones(prepared: Prepared, summary: Summary, *, halt: Halt) -> None:
-    """Write the table of zones, or remove that of an earlier run, to which cases may have been added."""
+    """Write the table of zones, or remove that of an earlier run, which may lack cases or be of another model."""
     output, cases = prepared.run.output, list(summary.good)
     if prepared.zones is None:
         forget_table(output, ZONES)
@@ -90,6 +90,7 @@ def _zones(prepared: Prepared, summary: Summary, *, halt: Halt) -> None:
         with _interrupting(summary):
             make_tables(task, prepared.zones, output, cases, look=halt.check)
     if summary.interrupted:
+        forget_table(output, ZONES)
         LOG.warning("%s is written at the end of a run, and this one was interrupted", output.path(ZONES))
 
 

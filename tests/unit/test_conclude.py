@@ -130,3 +130,18 @@ def test_what_reads_masks_again_ends_when_the_run_is_halted_and_the_next_run_wri
     after = run("out")
     assert (after.done, after.skipped, after.interrupted, after.totals) == ([], ["a", "b", "c"], False, whole.totals)
     assert (dates / "out" / ZONES).read_bytes() == (dates / "whole" / ZONES).read_bytes()
+
+
+def test_a_run_that_is_halted_leaves_no_table_of_zones_of_an_earlier_one(dates: Path):
+    fixed = {"input": (str(dates / "in"),), "model": dates / "m.onnx", "device": "cpu", "executor": "serial"}
+    flags = fixed | {"zones": dates / "fields.geojson", "unusual_values": "allow", "output": dates / "out"}
+    carry_out(prepare(load_settings(None, flags)), Silent())
+    whole = (dates / "out" / ZONES).read_bytes()
+    networks.pixelwise(dates / "m.onnx", 1, seed=1)
+    halt = Halt()
+    halt.set()
+    assert carry_out(prepare(load_settings(None, flags)), Silent(), halt).interrupted
+    assert not (dates / "out" / ZONES).exists()
+    networks.pixelwise(dates / "m.onnx", 1)
+    carry_out(prepare(load_settings(None, flags)), Silent())
+    assert (dates / "out" / ZONES).read_bytes() == whole

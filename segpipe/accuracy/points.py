@@ -21,6 +21,7 @@ from segpipe.storage.files import commit, output_errors, partial, unlinked
 from segpipe.storage.invalid import readable
 from segpipe.vectors.file import LON_LAT, explained, is_pointer, needing_extra, truncated, unwritten
 from segpipe.vectors.shapefile import check_again, check_parts
+from segpipe.vectors.written import check_written, clear
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -164,11 +165,12 @@ def _drafted(frame: "GeoDataFrame", path: Path) -> Iterator[Path]:
         with _vector_errors(OutputError, f"{path} cannot be written", path):
             import pyogrio
 
-            draft.unlink(missing_ok=True)
+            clear(draft)
             pyogrio.write_dataframe(frame, draft, driver=driver, layer=path.stem, **options)
+            check_written(draft, len(frame))
         yield draft
     finally:
-        draft.unlink(missing_ok=True)
+        clear(draft)
 
 
 @contextmanager

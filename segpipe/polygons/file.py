@@ -22,6 +22,7 @@ from segpipe.polygons.case import Features
 from segpipe.polygons.geojson import columns_of, write_geojson
 from segpipe.storage.files import commit, draft_name
 from segpipe.vectors.file import DRIVERS, PARQUET, check_target, writing_errors
+from segpipe.vectors.written import check_written, clear
 
 if TYPE_CHECKING:
     import pyarrow
@@ -154,11 +155,11 @@ def write(target: VectorFile, batches: "Iterable[pyarrow.RecordBatch]") -> None:
     draft = path.with_name(f".{draft_name(path.stem)}.partial{path.suffix}")
     try:
         with writing_errors(path, "--output", OutputError):
-            draft.unlink(missing_ok=True)
+            clear(draft)
             WRITERS.get(path.suffix.lower(), _write_with_gdal)(target, draft, _regrouped(batches))
             commit(draft, path)
     finally:
-        draft.unlink(missing_ok=True)
+        clear(draft)
 
 
 def _regrouped(batches: "Iterable[pyarrow.RecordBatch]") -> "Iterator[pyarrow.RecordBatch]":
@@ -220,8 +221,8 @@ def _write_with_gdal(target: VectorFile, draft: Path, batches: "Iterator[pyarrow
     import pyogrio
 
     driver = DRIVERS[target.path.suffix.lower()]
-    raised = list[BaseException]()
-    reader = pyarrow.RecordBatchReader.from_batches(schema(), _noting(batches, raised))
+    raised, rows = list[BaseException](), list[int]()
+    reader = pyarrow.RecordBatchReader.from_batches(schema(), _noting(batches, raised, rows))
     names = {"driver": driver, "layer": target.path.stem, "geometry_name": GEOMETRY, "geometry_type": target.kind}
     with _date(pyogrio.set_gdal_config_options), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'crs' was not provided")
@@ -231,16 +232,21 @@ def _write_with_gdal(target: VectorFile, draft: Path, batches: "Iterator[pyarrow
             if raised:
                 raise raised[0] from None
             raise
+    check_written(draft, sum(rows))
 
 
 def _wkt(target: VectorFile) -> str | None:
     return None if target.crs is None else str(target.crs.to_wkt())
 
 
-def _noting(batches: "Iterator[pyarrow.RecordBatch]", raised: list[BaseException]) -> "Iterator[pyarrow.RecordBatch]":
-    """The same batches; keeps what stops them, which would come back as an error of the driver."""
+def _noting(
+    batches: "Iterator[pyarrow.RecordBatch]", raised: list[BaseException], rows: list[int]
+) -> "Iterator[pyarrow.RecordBatch]":
+    """The same batches; keeps their rows, and what stops them, which would come back as an error of the driver."""
     try:
-        yield from batches
+        for batch in batches:
+            rows.append(len(batch))
+            yield batch
     except (SegpipeError, KeyboardInterrupt) as error:
         raised.append(error)
         raise

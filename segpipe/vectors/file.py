@@ -31,6 +31,8 @@ PARQUET = (".parquet", ".geoparquet")
 """Suffixes of GeoParquet, which pyarrow writes."""
 POINTER, HEAD = b"<OGR", 4096
 """The start of an XML description of a source, and the number of bytes in which it must lie."""
+SQLITE_FULL = "database or disk is full"
+
 SHAPEFILE = (9994).to_bytes(4, "big")
 """The first bytes of a Shapefile."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -76,9 +78,14 @@ def unwritten(path: Path, error: Exception) -> str:
     """Why a vector file cannot be written, and the mend. Of a full disk, GDAL tells only what it missed later."""
     if isinstance(error, OSError) and error.errno in FULL:
         return of_system(error)
-    if is_nearly_full(path.absolute().parent):
+    said = one_line(error)
+    if is_nearly_full(path.absolute().parent) or said.endswith(SQLITE_FULL):
         return of_system(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-    return f"{getattr(error, 'strerror', None) or one_line(error)}: name another file"
+    if isinstance(error, OSError) and error.errno == errno.EIO:
+        return of_system(error)
+    if said.startswith("sqlite3_exec("):  # a statement of many lines
+        said = said.rpartition(" failed: ")[2]
+    return f"{getattr(error, 'strerror', None) or said}: name another file"
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 """The polygons of a file with the columns of ``zones.csv``, as a vector file."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segpipe.errors import ZonesError
-from segpipe.storage.files import draft_name, remove
+from segpipe.storage.files import draft_name
 from segpipe.vectors.file import DRIVERS, LON_LAT, PARQUET, Selection, check_target, read_frame, writing_errors
+from segpipe.vectors.written import check_written, clear
 from segpipe.zones.polygons import Zones
 from segpipe.zones.table import FIRST, LAST, ZoneTotals
 
@@ -60,11 +61,12 @@ def _draft(path: Path, selection: Selection, totals: ZoneTotals) -> Iterator[Pat
     draft = path.with_name(f".{draft_name(path.stem)}.partial{path.suffix}")
     try:
         with writing_errors(path, "--zones-out", ZonesError):
-            draft.unlink(missing_ok=True)
+            clear(draft)
             _write(frame, draft, path)
             yield draft
     finally:
-        remove(draft)
+        with suppress(OSError):
+            clear(draft)
 
 
 def _with_columns(frame: "GeoDataFrame", totals: ZoneTotals) -> "GeoDataFrame":
@@ -116,3 +118,4 @@ def _write(frame: "GeoDataFrame", draft: Path, path: Path) -> None:
     if driver == "FlatGeobuf" and (frame.geometry.isna() | frame.geometry.is_empty).any():
         options = {"SPATIAL_INDEX": "NO"}  # the index takes no row without a geometry
     pyogrio.write_dataframe(frame, draft, driver=driver, layer=path.stem, **options)
+    check_written(draft, len(frame))

@@ -1,0 +1,64 @@
+"""Read back a vector file that GDAL has written: it reports no error of its last writes, as on a full disk."""
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+GEOPACKAGE = ".gpkg"
+
+NOT_EMPTY = "substr(hex(substr({}, 4, 1)), 1, 1) IN ('0', '2')"
+"""Of a geometry whose flags say that it is not empty (OGC 12-128, 2.1.3): a spatial index has no other."""
+
+
+def clear(draft: Path) -> None:
+    """Remove a draft, and the journal of a GeoPackage that was not finished, which would change the next one."""
+    draft.unlink(missing_ok=True)
+    journal(draft).unlink(missing_ok=True)
+
+
+def journal(path: Path) -> Path:
+    """The file with which SQLite undoes what it has not finished."""
+    return path.with_name(f"{path.name}-journal")
+
+
+def check_written(path: Path, rows: int) -> None:
+    """Check that a file holds all rows.
+
+    Raises:
+        OSError: it does not.
+    """
+    import pyogrio
+
+    with pyogrio.open_arrow(path, use_pyarrow=True) as (_, reader):
+        found = sum(batch.num_rows for batch in reader)
+    counts = {found} if path.suffix.lower() != GEOPACKAGE else {found, *_counts(path, found)}
+    if counts != {rows} or journal(path).exists():
+        raise OSError(errno.EIO, f"only {min(counts):,} of {rows:,} rows could be written whole", str(path))
+
+
+def _counts(path: Path, found: int) -> Iterator[int]:
+    """Rows by the catalogue, and by the spatial index, of a GeoPackage with one layer; 0 if it is damaged."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as base:
+            yield from (
+                count for (count,) in base.execute("SELECT feature_count FROM gpkg_ogr_contents") if count is not None
+            )
+            yield found if base.execute("PRAGMA quick_check(1)").fetchone() == ("ok",) else 0
+            for table, column in base.execute("SELECT table_name, column_name FROM gpkg_geometry_columns").fetchall():
+                yield found if _is_indexed(base, table, column) else 0
+    except sqlite3.Error:
+        yield 0
+
+
+def _is_indexed(base: sqlite3.Connection, table: str, column: str) -> bool:
+    """Whether a spatial index, if there is one, has all geometries."""
+    index, table, column = (name.replace('"', '""') for name in (f"rtree_{table}_{column}", table, column))
+    if not base.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (index.replace('""', '"'),)).fetchone():
+        return True
+    empty = NOT_EMPTY.format(f'"{column}"')
+    (there,) = base.execute(f'SELECT count(*) FROM "{table}" WHERE {empty}').fetchone()
+    (indexed,) = base.execute(f'SELECT count(*) FROM "{index}"').fetchone()
+    return bool(there == indexed)

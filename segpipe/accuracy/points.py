@@ -17,7 +17,7 @@ from segpipe.accuracy.population import Population
 from segpipe.errors import InputError, OutputError, correct_path, of_system, one_line
 from segpipe.messages.printable import printable, printable_json
 from segpipe.storage.documents import DocumentError, parse_json
-from segpipe.storage.files import commit, output_errors, partial, unlinked
+from segpipe.storage.files import commit, output_errors, partial, remove, unlinked
 from segpipe.storage.invalid import readable
 from segpipe.vectors.file import LON_LAT, explained, is_pointer, needing_extra, truncated, unwritten
 from segpipe.vectors.shapefile import check_again, check_parts
@@ -102,8 +102,12 @@ def write_sample(path: Path, population: Population, units: Sequence[DrawnPixel]
         with output_errors(path):
             path.unlink(missing_ok=True)  # so that no points lie beside the design of others
         _write_design(design_path(path), design)
-        with output_errors(path):
-            commit(draft, path)
+        try:
+            with output_errors(path):
+                commit(draft, path)
+        except OutputError:
+            remove(design_path(path))  # the same command would be refused because of it
+            raise
 
 
 def _write_design(path: Path, design: SampleDesign) -> None:

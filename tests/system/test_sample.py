@@ -1,6 +1,8 @@
 """``segpipe sample`` and the estimates that come of it: from the masks of a run to points, labels and numbers."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -327,6 +329,23 @@ def test_labels_are_not_overwritten(segpipe, labelled):
         segpipe("sample", "out", "--size", 300, "--output", other)
     )
     assert segpipe("sample", "out", "--size", 300, "--output", labelled, "--overwrite").returncode == 0
+
+
+def test_a_sample_whose_points_cannot_be_put_in_place_leaves_no_design(segpipe, out, tmp_path, monkeypatch):
+    """The same command would be refused because of it."""
+    commit = points.commit
+
+    def fail_for_points(draft, path, **more):
+        if path.suffix == ".gpkg":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        commit(draft, path, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(points, "commit", fail_for_points)
+        lost = segpipe("sample", "out", "--size", 90, "--minimum", 20, "--output", "again.gpkg")
+    assert (lost.returncode, "again.gpkg cannot be written: Input/output error: check" in lost.stderr) == (2, True)
+    assert not list(tmp_path.glob("*again*"))
+    assert segpipe("sample", "out", "--size", 90, "--minimum", 20, "--output", "again.gpkg").returncode == 0
 
 
 def test_a_mask_that_has_changed_is_named(segpipe, out):

@@ -23,7 +23,8 @@ AGAIN = "tried again in"
 
 
 @pytest.fixture
-def root(endpoint):
+def root(endpoint, monkeypatch):
+    monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.01")  # as often as ever, but not for half a second and longer each
     return endpoint.root
 
 

@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 GEOPACKAGE = ".gpkg"
 
+WITHOUT_CRS = "SELECT 1 FROM gpkg_geometry_columns WHERE srs_id NOT IN (SELECT srs_id FROM gpkg_spatial_ref_sys)"
+
 NOT_EMPTY = "substr(hex(substr({}, 4, 1)), 1, 1) IN ('0', '2')"
 """Of a geometry whose flags say that it is not empty (OGC 12-128, 2.1.3): a spatial index has no other."""
 
@@ -47,6 +49,7 @@ def _counts(path: Path, found: int) -> Iterator[int]:
                 count for (count,) in base.execute("SELECT feature_count FROM gpkg_ogr_contents") if count is not None
             )
             yield found if base.execute("PRAGMA quick_check(1)").fetchone() == ("ok",) else 0
+            yield found if not base.execute(WITHOUT_CRS).fetchone() else 0
             for table, column in base.execute("SELECT table_name, column_name FROM gpkg_geometry_columns").fetchall():
                 yield found if _is_indexed(base, table, column) else 0
     except sqlite3.Error:

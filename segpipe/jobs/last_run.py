@@ -158,4 +158,4 @@ def lacking(output: Store) -> list[str]:
 def warn_of_lacking(output: Store) -> None:
     """Log the warning, if there is one."""
     for text in lacking(output):
-        LOG.warning("%s", text)
+        LOG.warning("warning: %s", text)

@@ -73,7 +73,9 @@ def _read_errors(path: Path) -> Iterator[None]:
         with gdal_errors(OutputError, f"{path} cannot be read"):
             yield
     except OutputError as error:
-        if is_passing(error) or isinstance(error.__cause__, OSError):
+        if is_passing(error) or getattr(
+            error.__cause__, "errno", None
+        ):  # rasterio's errors are of OSError, without a number
             raise
         raise OutputError(f"{error}: remove the file and run again with the same output") from error
 

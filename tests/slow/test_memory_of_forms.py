@@ -74,13 +74,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_takes_what_a_dry_run_says(form: str, root: Path) -> None:
     """Within 25 %: the block cache of GDAL may fill or not.
 
-    In one run of thirty, the arena of ONNX Runtime takes 10 % more: the medians of three decide where one is further away.
+    In one run of thirty, on some processors in one of three, the arena of ONNX Runtime takes 10 % more: the medians of five
+    decide where one is further away.
     """
     FORMS[form](root / f"{form}.onnx")
     command = [*SEGPIPE, "run", "-i", "a.tif", "-m", f"{form}.onnx", "-o", form, "--device", "cpu", "--executor", "serial"]
     pairs = [expected_and_taken(command, root)]
     if pairs[0][1] != pytest.approx(pairs[0][0], rel=0.25):
-        pairs += [expected_and_taken([*command, "--overwrite"], root) for _ in range(2)]
+        pairs += [expected_and_taken([*command, "--overwrite"], root) for _ in range(4)]
     expected, taken = np.median(pairs, axis=0)
     assert taken == pytest.approx(expected, rel=0.25)
 

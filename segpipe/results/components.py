@@ -16,7 +16,7 @@ from segpipe.errors import SourceError
 from segpipe.results import exact
 from segpipe.results.faces import OpenFaces
 from segpipe.results.outlines import outline
-from segpipe.results.runs import Integers, Runs
+from segpipe.results.row_runs import Integers, Runs
 
 Table = dict[str, NDArray[Any]]
 """Columns by name, one row per component."""

@@ -21,7 +21,7 @@ from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.opening import open_checked
 from segpipe.results.areas import Areas
 from segpipe.results.mask_style import mask_style
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.results.statistics import Box
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder

@@ -24,7 +24,7 @@ from segpipe.geometry.grid import MM3_PER_ML, Grid
 from segpipe.jobs.last_run import finished_records, lacking
 from segpipe.messages.printable import first_few
 from segpipe.results.areas import count_positions
-from segpipe.results.records import stored_mask
+from segpipe.results.masks import stored_mask
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.places import store_at

@@ -19,7 +19,7 @@ from segpipe.geometry.grid import Grid
 from segpipe.geometry.voxel_grid import VoxelGrid, furthest_apart
 from segpipe.geometry.windows import Window
 from segpipe.overrides import AS_STORED
-from segpipe.results.records import stored_mask
+from segpipe.results.masks import stored_mask
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 

@@ -18,7 +18,8 @@ from segpipe.formats.registry import FORMATS, OpenMask
 from segpipe.geometry.windows import Window
 from segpipe.jobs.last_run import done_names, last_run
 from segpipe.messages.printable import printable
-from segpipe.results.records import finished_record, stored_mask
+from segpipe.results.masks import stored_mask
+from segpipe.results.records import finished_record
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.places import store_at

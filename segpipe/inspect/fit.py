@@ -14,7 +14,7 @@ from segpipe.jobs.planned import Plan, PlannedCase
 from segpipe.jobs.worker_pool import memory_mb
 from segpipe.pipeline.opening import cover_of, row_of
 from segpipe.process.machine import processors
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 
 
 def fit_of(own: Case, source: RasterSource, run: Run) -> Fit:

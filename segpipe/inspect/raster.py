@@ -32,7 +32,7 @@ from segpipe.messages.printable import first_few
 from segpipe.network.read import read_spec
 from segpipe.pipeline.findings import findings_of, refuse_far
 from segpipe.pipeline.opening import open_checked
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.settings import Settings
 from segpipe.storage.paths import is_remote
 

@@ -28,7 +28,7 @@ from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.findings import findings_of, refuse_far
 from segpipe.pipeline.opening import CaseInfo, open_checked
 from segpipe.process.machine import processors
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.settings import Settings
 
 READ_AT_ONCE = 2**22

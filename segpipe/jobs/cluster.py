@@ -17,7 +17,7 @@ from segpipe.network.device import gpus
 from segpipe.network.listed import spec_of_run
 from segpipe.process.environment import clean_environment
 from segpipe.results.device_kind import device_kind
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.settings import Settings
 
 if TYPE_CHECKING:

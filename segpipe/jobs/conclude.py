@@ -10,8 +10,8 @@ from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.summary import Summary
 from segpipe.jobs.tasks import Halt, HaltedError
 from segpipe.overlap.totals import run_totals
+from segpipe.results.done import done_cases
 from segpipe.results.parts import FOLDER, forget_parts, has_parts, parts_folder
-from segpipe.results.records import done_cases
 from segpipe.results.tables import area_columns, lesion_columns, write_areas, write_audit, write_doubtful, write_lesions
 from segpipe.results.totals import ADDED_UP
 from segpipe.storage import Store

@@ -21,7 +21,7 @@ from segpipe.pipeline.memory import (
 )
 from segpipe.pipeline.opening import open_checked
 from segpipe.results.parts import kept_cut, plan_name, write_cut
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 
 
 def cut_large(planned: Sequence[PlannedCase], run: Run, workers: int, total: int) -> Iterator[Cut]:

@@ -18,7 +18,7 @@ from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, failures, hung_re
 from segpipe.jobs.planned import Plan
 from segpipe.jobs.task_queue import TaskQueue
 from segpipe.jobs.tasks import Halt, Outcome, Progress, Result, Task, Watcher
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.timing.spans import ProcessRecord, Timed, absorb, span
 
 if TYPE_CHECKING:

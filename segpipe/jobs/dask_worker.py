@@ -15,7 +15,7 @@ from segpipe.jobs.cluster import check_threads
 from segpipe.jobs.task_runner import TaskRunner, warnings_sent
 from segpipe.jobs.tasks import Result, Task
 from segpipe.pipeline.infer import LoadedModel, load_model
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.storage.lock import NAME as LOCK
 from segpipe.storage.paths import is_remote
 from segpipe.timing.spans import ProcessRecord

@@ -11,7 +11,7 @@ from segpipe.jobs.task_queue import TaskQueue
 from segpipe.jobs.tasks import Halt, Outcome, Watcher
 from segpipe.jobs.work import Context
 from segpipe.pipeline.infer import load_model
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.timing.spans import span
 
 

@@ -15,6 +15,7 @@ from segpipe.jobs.tasks import JoinJob
 from segpipe.pipeline.findings import with_findings
 from segpipe.pipeline.memory import most_memory
 from segpipe.pipeline.opening import CHANGED, CaseInfo, open_checked
+from segpipe.results.done import is_done
 from segpipe.results.output import CaseOutput
 from segpipe.results.parts import (
     forget_part,
@@ -23,8 +24,8 @@ from segpipe.results.parts import (
     read_findings,
     read_scaling,
 )
-from segpipe.results.records import Run, is_done
 from segpipe.results.refused import refuse_taken
+from segpipe.results.run import Run
 
 LOG = logging.getLogger("segpipe")
 

@@ -19,8 +19,9 @@ from segpipe.jobs.tasks import Halt, Outcome, Watcher
 from segpipe.jobs.trace import write_profile
 from segpipe.messages.printable import printable
 from segpipe.messages.redaction import without_names
+from segpipe.results.case_record import recorded
 from segpipe.results.device_kind import device_facts, versions
-from segpipe.results.records import Run, recorded
+from segpipe.results.run import Run
 from segpipe.results.targets import record_name
 from segpipe.settings import Settings
 from segpipe.storage.files import output_errors

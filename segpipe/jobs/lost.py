@@ -3,7 +3,8 @@
 from segpipe.errors import SegpipeError, WorkerError, one_line
 from segpipe.jobs.planned import Job
 from segpipe.jobs.tasks import JoinJob, Outcome, Result, Task
-from segpipe.results.records import Run, done_pixels
+from segpipe.results.done import done_pixels
+from segpipe.results.run import Run
 
 RETRIES = 2
 """Number of times that a job goes to another worker after its own was lost."""

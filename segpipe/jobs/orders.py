@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from segpipe.jobs.tasks import Result, Task
 from segpipe.network.spec import ModelSpec
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.timing.spans import ProcessRecord
 from segpipe.vectors.area import AreaPolygons, polygons_of
 

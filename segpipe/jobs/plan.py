@@ -16,8 +16,9 @@ from segpipe.pipeline.memory import (
     most_memory,
 )
 from segpipe.pipeline.opening import open_checked
-from segpipe.results.records import Run, done_cases
+from segpipe.results.done import done_cases
 from segpipe.results.refused import refuse_taken
+from segpipe.results.run import Run
 from segpipe.storage.retry import is_passing
 
 LOOKED_AT = 500

@@ -13,7 +13,7 @@ from segpipe.pipeline.memory import (
     Load,
 )
 from segpipe.pipeline.opening import HALO, CaseInfo
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 
 JOB_WINDOWS, JOB_BATCHES = 64, 16
 """Most windows of small cases in one job: seconds of work on a CPU; or that many batches, if more, since a device waits for

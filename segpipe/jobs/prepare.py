@@ -28,8 +28,8 @@ from segpipe.pipeline.memory import most_memory, refuse_large_tile
 from segpipe.pipeline.model_check import try_out
 from segpipe.process.environment import clean_environment
 from segpipe.process.machine import processors
-from segpipe.results.records import Run
 from segpipe.results.refused import storable, without_reserved
+from segpipe.results.run import Run
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.ownership import DOUBTFUL, LESIONS, TABLES, refuse_foreign

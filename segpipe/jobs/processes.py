@@ -16,7 +16,7 @@ from segpipe.jobs.tasks import Halt, Outcome, Progress, Task, Watcher
 from segpipe.jobs.worker_process import LostError, WorkerProcess, start_worker, take_spare
 from segpipe.messages.printable import and_more
 from segpipe.network.device import gpus
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.timing.spans import absorb, span
 
 LOG = logging.getLogger("segpipe")

@@ -18,9 +18,10 @@ from segpipe.jobs.last_run import LastRun, last_run
 from segpipe.messages.redaction import HIDDEN, path_digest, redact_also, without_names
 from segpipe.network.listed import spec_of_run
 from segpipe.network.spec import ModelSpec
+from segpipe.results.done import done_cases
 from segpipe.results.parts import FOLDER, done_parts, parts_folder
-from segpipe.results.records import Run, done_cases
 from segpipe.results.refused import storable
+from segpipe.results.run import Run
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.invalid import readable

@@ -10,8 +10,8 @@ from segpipe.jobs.cuts import cut_large, keep_cut
 from segpipe.jobs.planned import JOBS_PER_WORKER, Cut, Job, Plan, PlannedCase, job_windows
 from segpipe.jobs.tasks import Damaged, JoinJob, MeasureJob, Outcome, PartJob, Result, Returned, Task
 from segpipe.results.parts import is_part_done, read_scaling
-from segpipe.results.records import Run
 from segpipe.results.refused import refuse_taken
+from segpipe.results.run import Run
 from segpipe.storage.retry import is_passing
 
 MADE_AGAIN = 2

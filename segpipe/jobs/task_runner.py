@@ -13,7 +13,7 @@ from segpipe.jobs.planned import Job
 from segpipe.jobs.tasks import Progress, Result, Task
 from segpipe.jobs.work import Context
 from segpipe.pipeline.infer import LoadedModel
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.timing.spans import ProcessRecord, recording
 
 LOG = logging.getLogger("segpipe")

@@ -9,7 +9,7 @@ from segpipe.formats.case import Case
 from segpipe.jobs.planned import Plan
 from segpipe.jobs.summary import Summary
 from segpipe.process.machine import processors
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.results.targets import record_name
 from segpipe.storage import Store
 from segpipe.storage.existence import exists, is_file

@@ -23,7 +23,7 @@ from segpipe.pipeline.infer import HostModel
 from segpipe.pipeline.memory import network_bytes, worker_memory
 from segpipe.process.machine import processors
 from segpipe.results.device_kind import device_kind
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.storage.documents import DocumentError, parse_json
 from segpipe.storage.folder import Folder
 

@@ -12,7 +12,7 @@ from segpipe.jobs.planned import Plan
 from segpipe.jobs.worker_pool import memory_mb
 from segpipe.pipeline.memory import in_words
 from segpipe.process.machine import is_in_memory, memory
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 
 
 @dataclass(frozen=True, slots=True)

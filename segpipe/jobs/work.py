@@ -37,6 +37,7 @@ from segpipe.pipeline.memory import most_memory
 from segpipe.pipeline.opening import CHANGED, CaseInfo, open_checked
 from segpipe.pipeline.read import HandedBackError, Reading, decoders_for
 from segpipe.pipeline.run import segmented
+from segpipe.results.done import done_pixels
 from segpipe.results.joined_labels import joined
 from segpipe.results.output import CaseOutput, PartOutput, check_unchanged
 from segpipe.results.parts import (
@@ -47,7 +48,7 @@ from segpipe.results.parts import (
     write_findings,
     write_scaling,
 )
-from segpipe.results.records import Run, done_pixels
+from segpipe.results.run import Run
 from segpipe.storage import Store
 from segpipe.storage.retry import is_passing, unwritable
 from segpipe.timing.spans import span, waiting

@@ -14,7 +14,7 @@ from segpipe.pipeline.memory import (
     usual_memory,
     worker_bytes,
 )
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 
 
 @dataclass(frozen=True, slots=True)

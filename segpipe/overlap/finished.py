@@ -17,7 +17,7 @@ from segpipe.overlap.dates import Acquired, acquired
 from segpipe.overlap.mask_cache import CachedMask, MaskCache
 from segpipe.overlap.mask_stack import MaskStack
 from segpipe.overlap.shared import Neighbour, Shared
-from segpipe.results.records import mask_name
+from segpipe.results.masks import mask_name
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.files import reading_errors

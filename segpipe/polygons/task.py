@@ -22,7 +22,7 @@ from segpipe.polygons.case import CaseMask, Unwritten, features_of
 from segpipe.polygons.file import CaseRows, VectorFile, check_path, write
 from segpipe.polygons.placement import Placement
 from segpipe.polygons.rule import Minimum, Rule, chosen
-from segpipe.results.records import mask_name
+from segpipe.results.masks import mask_name
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.files import reading_errors

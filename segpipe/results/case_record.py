@@ -10,14 +10,15 @@ from segpipe.formats.registry import FORMATS
 from segpipe.formats.scope import lines_of
 from segpipe.formats.source import Scene
 from segpipe.messages.redaction import without_names
+from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.opening import CaseInfo
 from segpipe.results.areas import amount_inside
 from segpipe.results.components import MOST_LISTED
 from segpipe.results.device_kind import device_facts
 from segpipe.results.lesions import Lesions
-from segpipe.results.records import Run, recorded
-from segpipe.results.schema import Amount, Record, RecordedInput, Values, brief
+from segpipe.results.run import Run
+from segpipe.results.schema import Amount, Record, RecordedInput, RecordedModel, Values, brief
 from segpipe.results.statistics import Row
 from segpipe.results.tables import Statistics
 
@@ -68,6 +69,12 @@ def record_of(case: Case, info: CaseInfo, run: Run, statistics: Statistics, made
         uids=None if uids is None else uids(info.template, run.output, made.outputs),
         aoi=_aoi(case, info, run),
     )
+
+
+def recorded(model: ModelSpec) -> RecordedModel:
+    """The model, or the models, in the form of a record."""
+    each = [{"path": str(one.path), "sha256": one.sha256, "contract": one.contract_origin} for one in model.members]
+    return RecordedModel(model.sha256, str(model.path), model.contract_origin, each if model.folds or model.listed else None)
 
 
 def shown_scene(info: CaseInfo, run: Run) -> Scene:

@@ -20,7 +20,10 @@ from segpipe.pipeline.decide import Boxes, Decided
 from segpipe.pipeline.decision import CONFIDENCE_NODATA, Decision
 from segpipe.pipeline.memory import most_memory
 from segpipe.pipeline.opening import CaseInfo, open_checked
-from segpipe.results.records import Run, is_done, mask_name, read_record
+from segpipe.results.done import is_done
+from segpipe.results.masks import mask_name
+from segpipe.results.records import read_record
+from segpipe.results.run import Run
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 

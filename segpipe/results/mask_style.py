@@ -6,7 +6,7 @@ from segpipe import __version__
 from segpipe.contract import Contract, SegmentationClass
 from segpipe.formats.style import PALE, Color, Segment, Style, palette, parse_color
 from segpipe.pipeline.decision import CONFIDENCE_NODATA, CONFIDENCE_TOP, Decision
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 
 
 def class_colors(contract: Contract) -> dict[int, Color]:

@@ -28,8 +28,9 @@ from segpipe.results.class_files import ClassFile, FinishedMask, Written, class_
 from segpipe.results.lesion_rule import INSTANCES
 from segpipe.results.mask_style import confidence_style, instance_style, legend, mask_style, segments
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
-from segpipe.results.records import Run, read_record
+from segpipe.results.records import read_record
 from segpipe.results.refused import is_foreign, refuse_alike
+from segpipe.results.run import Run
 from segpipe.results.schema import Record
 from segpipe.results.statistics import Row
 from segpipe.results.tables import Statistics

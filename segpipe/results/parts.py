@@ -22,7 +22,7 @@ from segpipe.geometry.windows import Part
 from segpipe.messages.url_secrets import cleaned, without_secrets
 from segpipe.network.scaling import Scaling
 from segpipe.results.device_kind import device_kind
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.results.statistics import State
 from segpipe.results.tables import STATISTICS
 from segpipe.storage import Store

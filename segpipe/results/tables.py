@@ -22,7 +22,7 @@ from segpipe.results.areas import Areas
 from segpipe.results.audit import DOUBT, Audit, audit_columns
 from segpipe.results.lesion_rule import LesionRule
 from segpipe.results.lesions import CONFIDENCE, FIRST, IMAGE, VOLUME, Lesions, intensity_columns
-from segpipe.results.records import AREA_COLUMNS, records
+from segpipe.results.records import records
 from segpipe.results.schema import Record, Values
 from segpipe.results.statistics import Box, Row, State, Statistic
 from segpipe.storage import Store
@@ -30,6 +30,8 @@ from segpipe.storage.ownership import AUDIT, DOUBTFUL, LESIONS, forget_table, wr
 
 STATISTICS: dict[str, Callable[[Grid, Contract], Statistic]] = {"areas": Areas}
 """All statistics of a run, by the name of their table in the record."""
+
+AREA_COLUMNS = ("case", "class_id", "class_name", "pixels", "area", "unit", "share")
 
 
 class Statistics:

@@ -12,7 +12,7 @@ from segpipe.jobs.worker_pool import memory_mb
 from segpipe.messages.console import echo
 from segpipe.messages.printable import and_more, dims
 from segpipe.pipeline.memory import worker_memory
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.terminal.progress import say
 
 

@@ -33,7 +33,7 @@ from segpipe.jobs.prepare import prepare
 from segpipe.jobs.worker_pool import WorkerPool
 from segpipe.network.read import read_spec
 from segpipe.process.spawning import WORKER_ENVIRONMENT
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.settings import load_settings
 
 pytestmark = pytest.mark.slow

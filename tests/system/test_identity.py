@@ -33,8 +33,9 @@ from segpipe.geometry.windows import Cover
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec
+from segpipe.results.done import done_cases
 from segpipe.results.parts import kept_cut, write_cut
-from segpipe.results.records import Run, done_cases
+from segpipe.results.run import Run
 from segpipe.settings import load_settings
 from segpipe.storage.web import state_of
 

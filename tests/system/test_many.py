@@ -22,7 +22,8 @@ from segpipe.jobs.plan import LOOKED_AT
 from segpipe.jobs.planned import JOB_WINDOWS
 from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec
-from segpipe.results.records import Run, done_cases
+from segpipe.results.done import done_cases
+from segpipe.results.run import Run
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
 

@@ -27,7 +27,7 @@ from segpipe.pipeline.infer import load_ahead, load_model
 from segpipe.pipeline.model_check import try_out
 from segpipe.results.device_kind import device_facts, device_kind
 from segpipe.results.parts import cut_key
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.settings import Settings, load_settings
 from segpipe.tune.candidates import open_networks
 from segpipe.tune.settings import TuneSettings

@@ -34,7 +34,7 @@ from segpipe.jobs.worker_process import LostError, _spare, spare_worker, start_w
 from segpipe.network.openvino_session import Engine
 from segpipe.network.read import read_spec
 from segpipe.process.spawning import WORKER_ENVIRONMENT
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.settings import Settings, load_settings
 
 

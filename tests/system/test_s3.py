@@ -36,7 +36,8 @@ from segpipe.network.read import read_spec
 from segpipe.pipeline.read import Reading, windows_of
 from segpipe.pipeline.tiles import Tile, cut_tiles
 from segpipe.process.extras import install
-from segpipe.results.records import Run, done_cases
+from segpipe.results.done import done_cases
+from segpipe.results.run import Run
 from segpipe.settings import load_settings
 from segpipe.storage import lock, s3
 from segpipe.storage.places import store_at

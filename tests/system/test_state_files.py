@@ -24,8 +24,9 @@ from segpipe.jobs.prepare import prepare
 from segpipe.jobs.status import read_status
 from segpipe.jobs.trial import Split, Trial, recall, store_trial
 from segpipe.network.scaling import Scaling
+from segpipe.results.done import done_cases, done_pixels
 from segpipe.results.parts import plan_name, read_cut, read_findings, read_scaling, write_cut, write_findings, write_scaling
-from segpipe.results.records import done_cases, done_pixels, read_record
+from segpipe.results.records import read_record
 from segpipe.results.tables import write_areas
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder

@@ -51,7 +51,7 @@ from segpipe.pipeline.infer_gpu import DeviceModel, _engine_key
 from segpipe.pipeline.memory import STRETCHES
 from segpipe.pipeline.stretch import STRETCH_BYTES
 from segpipe.pipeline.tiles import Patch
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.settings import load_settings
 from segpipe.timing import spans
 from segpipe.timing.report import account

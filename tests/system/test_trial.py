@@ -30,7 +30,7 @@ from segpipe.jobs.trial import (
 )
 from segpipe.network.read import read_spec
 from segpipe.process.spawning import ONE_THREAD
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.settings import load_settings
 
 OWN = Path(os.environ["XDG_CACHE_HOME"])

@@ -10,7 +10,7 @@ from segpipe.errors import WorkerError
 from segpipe.jobs import dask_worker
 from segpipe.jobs.dask_worker import MODELS, ClientInfo, check_files, forget, keep, plugin_of
 from segpipe.network.read import read_spec
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 from segpipe.settings import load_settings
 from segpipe.storage.lock import NAME
 

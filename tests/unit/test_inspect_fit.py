@@ -12,7 +12,7 @@ from segpipe.formats.case import Case
 from segpipe.formats.raster.source import RasterSource
 from segpipe.inspect.fit import fit_of
 from segpipe.network.read import read_spec
-from segpipe.results.records import Run
+from segpipe.results.run import Run
 
 
 def test_windows_bands_and_memory(raster, tmp_path):

@@ -1,4 +1,4 @@
-"""``segpipe sample``, ``estimate``, ``evaluate`` and ``compare``: what their flags mean."""
+"""``segpipe sample``, ``estimate``, ``evaluate`` and ``compare``: from flags to tasks and printed results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ def _design(source: EstimateData) -> Design:
 
 
 def _population(place: str) -> Population:
-    """The map of a run, after a warning if it lacks cases."""
+    """The map of a run; logs a warning if cases have no mask."""
     population = population_of(place)
     for text in lacking(population.store):
         echo(f"warning: {text}", err=True)

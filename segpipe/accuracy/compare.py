@@ -111,7 +111,7 @@ class Changes:
         return found
 
     def listed(self) -> bool:
-        """Whether the matrix of every case is written; those of many cases with many classes would take gigabytes."""
+        """Whether the matrix of every case is written; many cases with many classes would need gigabytes."""
         return sum(one.side**2 for one in self.cases) <= MOST_LISTED
 
 

@@ -23,7 +23,7 @@ class ClassMap:
     """Value of each class in masks."""
     names: tuple[str, ...]
     values: Mapping[int, int] = field(default_factory=dict)
-    """Position of the class of each value of the reference; empty: they are those of masks."""
+    """Position of the class of each value of the reference; empty: values are numbered as in masks."""
     ignored: frozenset[int] = frozenset()
     """Values of the reference whose pixels do not count."""
 

@@ -13,7 +13,7 @@ from segpipe.errors import InputError
 STRATIFIED = "stratified by the classes of the map (Olofsson et al. 2014)"
 SIMPLE = "simple random sample"
 FAR = 4.0
-"""Standard deviations by which the number of units of a class differs from that of a simple random sample, for a warning."""
+"""Warn if the number of units of a class is this many standard deviations away from that of a simple random sample."""
 
 
 @dataclass(frozen=True, eq=False)

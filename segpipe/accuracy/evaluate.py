@@ -72,7 +72,7 @@ class CaseScores:
     unit: str = ""
     """Unit of distances: ``m``, ``mm`` or ``px``."""
     matrix: Integers | None = None
-    """Shape ``(reference, map)``; None: those of all cases would take too much."""
+    """Shape ``(reference, map)``; None: the matrices of all cases would take too much memory."""
 
     def missed(self) -> Integers:
         """Classes that the reference has and of which the map found no pixel."""

@@ -26,12 +26,12 @@ from segpipe.storage import Store
 ROWS = 512
 """Most rows of an image, or planes of a volume, that are read at once."""
 PIXELS = 2**22
-"""Pixels that are read at once, where that is at least a row of blocks, or a plane."""
+"""Pixels that are read at once; at least a row of blocks, or a plane."""
 APART = 0.1
 """Largest distance between corners of volumes on one grid, as a share of the shortest side of a voxel."""
 
 ROUNDED = 1e-3
-"""Difference from a whole number that the rounding of a slope of 32 bits explains."""
+"""Largest difference from an integer that rounding of a 32-bit slope can cause."""
 
 
 class ReferenceLabels(Protocol):
@@ -70,7 +70,7 @@ class ArrayReference:
 
     array: NDArray[Any]
     invalid: NDArray[np.bool_] | None = None
-    """Where they are NaN; None: nowhere."""
+    """Mask of the pixels that were NaN; None: there are none."""
     moved: bool = False
 
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[Any] | None]:
@@ -110,7 +110,7 @@ def open_reference(path: Path, grid: Grid) -> Iterator[ReferenceLabels]:
 
 
 def _volume(path: Path, grid: VoxelGrid) -> ArrayReference:
-    """A reference volume on the grid of a mask, with the file's slope and intercept."""
+    """A reference volume on the grid of a mask, with the slope and intercept of its file applied."""
     case = Case(path.name, str(path), format_of(path.name))
     with closing(open_case(case, any_contract(1, pixel="physical"), AS_STORED)) as source:
         own, tags = source.grid, source.tags()

@@ -34,7 +34,7 @@ def _grids(population: Population) -> Iterator[Grid]:
 
 
 def sharing(grids: Sequence[Grid]) -> Iterator[tuple[int, int]]:
-    """Each two grids that share ground, anywhere on the Earth, in order; 5,000 scenes of one place are 12 million pairs."""
+    """Yield each pair of grids that share ground, in order. Lazily: 5,000 scenes of one place have 12 million pairs."""
     placed = [(ground_of(grid), grid.shape) for grid in grids]
     extents = np.array([extent(*one) for one in placed])
     places = [place_of(*one) for one in placed]

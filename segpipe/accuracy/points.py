@@ -106,7 +106,7 @@ def write_sample(path: Path, population: Population, units: Sequence[DrawnPixel]
             with output_errors(path):
                 commit(draft, path)
         except OutputError:
-            remove(design_path(path))  # the same command would be refused because of it
+            remove(design_path(path))  # a leftover would make the same command fail
             raise
 
 

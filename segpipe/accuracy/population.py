@@ -30,7 +30,7 @@ BLOCK_ROWS = 512
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """Cases in the order of their names, so that no order of theirs changes a sample."""
+    """Cases sorted by name, so that a sample does not depend on the order in which they were found."""
 
     store: Store
     cases: tuple[Record, ...]

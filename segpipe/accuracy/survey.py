@@ -278,7 +278,7 @@ def _references(survey: Survey, labels: Sequence[str]) -> tuple[list[str], Integ
 
 
 def _unknown(survey: Survey, classes: Sequence[str]) -> Iterator[str]:
-    """Labels that are no class of the map, with what they may mean."""
+    """Labels that are no class of the map, with suggestions."""
     for name in classes[len(survey.classes) :]:
         near = get_close_matches(name, survey.classes, 1)
         meant = f": {near[0]} is; is it meant?" if near else ""

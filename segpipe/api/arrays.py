@@ -82,7 +82,7 @@ def checked(array: Any, valid: Any, model: ModelSpec) -> ArraySource:
 def _as_array(value: Any, name: str) -> NDArray[Any]:
     try:
         return np.asanyarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:  # as of tensors with a gradient, on a GPU, or of bfloat16
+    except (TypeError, ValueError, RuntimeError) as error:  # such as tensors with a gradient, on a GPU, or of bfloat16
         raise SourceError(f"{name} must be an array, or what NumPy makes one of: {one_line(error)}") from error
 
 

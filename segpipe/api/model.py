@@ -197,7 +197,7 @@ class _OpenNetwork:
         self.spec = spec
         self._model, self._process = open_model(spec), os.getpid()
         self._of_parent: list[Network] = []
-        """Networks of a fork's parent. They stay open: closing them would wait for threads that the fork does not have."""
+        """Networks of the parent of a fork. They stay open: closing them would wait for threads that the fork lacks."""
 
     def here(self) -> Network:
         """The network of this process; a fork opens its own.

@@ -65,7 +65,7 @@ class Records(Mapping[str, Record]):
 
 
 def _case(name: str) -> Case:
-    """A case of which only the name is known; records need no more."""
+    """A case with its name alone, which is all that records need."""
     return Case(name, name, RASTER)
 
 
@@ -103,7 +103,7 @@ class RunResult:
     outside: list[str] = field(default_factory=list)
     """Names of the cases outside the area of interest; they have no mask."""
     _stated: StatedTotals | None = field(default=None, repr=False)
-    """Totals as the run wrote them; None: as of an interrupted run, they are added up when they are asked for."""
+    """Totals as the run wrote them; None, as after an interrupted run: they are added up on demand."""
     _rule: OverlapRule = field(default="first", repr=False)
 
     @classmethod
@@ -128,7 +128,7 @@ class RunResult:
     def records(self) -> Mapping[str, Record]:
         """The record of each case that has a mask, by name: input, model, settings, areas, notes, seconds.
 
-        Each is read from the output when it is asked for.
+        Each is read from the output on demand.
         """
         return Records(self._store, sorted([*self.done, *self.skipped]))
 

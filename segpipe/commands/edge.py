@@ -53,10 +53,10 @@ def _code(command: Callable[[], int]) -> int:
 
 
 def system_failed(error: OSError) -> int:
-    """Tell of an error of the operating system that no module has given a name, and return the exit code.
+    """Report an unexpected error of the operating system, and return the exit code.
 
     Raises:
-        OSError: the reader of the output has closed the pipe.
+        OSError: the reader of stdout has closed the pipe.
     """
     if error.errno == errno.EPIPE:
         raise error
@@ -65,7 +65,7 @@ def system_failed(error: OSError) -> int:
 
 
 def _of_system(error: OSError) -> str:
-    """An error of the operating system, with its file."""
+    """Describe an error of the operating system, with the file."""
     logging.getLogger("segpipe").info("unforeseen error of the system", exc_info=error)
     name = error.filename if isinstance(error.filename, str | bytes) else None
     what = "a file" if name is None else os.fsdecode(name)

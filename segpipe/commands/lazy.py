@@ -1,4 +1,4 @@
-"""A group of commands that are imported when they are asked for, so that ``--help`` and completion are quick."""
+"""A group of commands that are imported on demand, so that ``--help`` and completion are quick."""
 
 from collections.abc import Mapping
 from importlib import import_module

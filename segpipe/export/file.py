@@ -67,7 +67,7 @@ def save(proto: onnx.ModelProto, contract: Contract, path: Path) -> None:
 
 
 def contract_beside(model: Path) -> list[str]:
-    """A note on a contract beside a finished model; also where it stays open whether there is one."""
+    """A note if a contract lies beside a finished model, or if that cannot be determined."""
     beside = model.with_suffix(".toml")
     try:
         return [f"{beside} beside the model is its contract in a run, in place of the one inside"] if is_file(beside) else []

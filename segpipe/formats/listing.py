@@ -1,4 +1,4 @@
-"""List folders: every file once, whatever links lead to it, and the folders that cannot be read."""
+"""List folders: every file once, however many links lead to it, and a problem for each folder that cannot be read."""
 
 import fnmatch
 import glob
@@ -30,7 +30,7 @@ class _Place:
 
 @dataclass
 class Listing:
-    """Folders read at any depth; what cannot be read costs only what lies in it."""
+    """Lists folders at any depth; an unreadable folder costs only its own content."""
 
     _problems: dict[str, str] = field(default_factory=dict)
 
@@ -45,7 +45,7 @@ class Listing:
 
     @contextmanager
     def noting(self, place: str) -> Iterator[None]:
-        """Note an ``OSError`` as the problem of a place."""
+        """Turn an ``OSError`` into the problem of a place."""
         try:
             yield
         except OSError as error:
@@ -113,8 +113,8 @@ class Listing:
         return []
 
     def _read(self, folder: str) -> tuple[list[str], list[str]]:
-        """Sorted names of the folders and of all other entries of a folder; nothing if it cannot be read to its end, as some
-        of the files of a series would make a volume, too."""
+        """Sorted names of the folders and of all other entries of a folder; none if it cannot be read to its end, because an
+        incomplete series would pass for a shorter volume."""
         folders, files = list[str](), list[str]()
         with self.noting(folder), os.scandir(folder or ".") as entries:
             for entry in entries:
@@ -123,7 +123,7 @@ class Listing:
         return [], []
 
     def _is_folder(self, entry: "os.DirEntry[str]") -> bool:
-        """Whether an entry is a folder; not if that stays open: a file that cannot be read fails its case, or its series."""
+        """Whether an entry is a folder; False, with a problem, if unknown: opening it as a file fails its case or series."""
         with self.noting(entry.path):
             return _is_folder(entry)
         return False

@@ -50,7 +50,7 @@ def _may_be_file(path: str) -> bool:
     try:
         return is_file(path)
     except OSError:
-        return True  # the search says why this stays open
+        return True  # the search reports the error
 
 
 def _separator(header: str) -> str:

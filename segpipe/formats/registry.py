@@ -170,7 +170,7 @@ def format_of(name: str, known: dict[str, Format] | None = None) -> str:
 
 
 def format_at(path: str) -> str:
-    """Name of the format of a file of this machine: by its suffix, or by its content where that may be any."""
+    """Name of the format of a local file: by its suffix, or by its content if the suffix is ambiguous."""
     name = os.path.basename(path)  # noqa: PTH119
     finders = [(f.name, f.finder) for f in FORMATS.values() if f.finder is not None and format_of(name) == RASTER]
     return next((own for own, finder in finders if finder.may_be(name) and finder.is_one(path)), format_of(name))

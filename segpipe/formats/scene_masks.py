@@ -171,7 +171,7 @@ def _path(finder: MaskFinder, case: Case) -> str | None:
     """The mask of a case; None if its job must say why there is none.
 
     Raises:
-        OSError, SourceError: this stays open at present, and the mask would be a case itself.
+        OSError, SourceError: this cannot be determined now; the mask would then be taken for a case.
     """
     if case.format not in (RASTER, SCENE) or (case.format == SCENE and finder.mask.preset is not None):
         return None  # the metadata of a product are read when it is opened

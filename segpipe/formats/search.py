@@ -60,13 +60,13 @@ class Search:
         return self.products and is_scene(path)
 
     def finds_scene(self, path: str) -> bool:
-        """Whether a folder or a file that a search finds is one scene; not if it cannot be read, which is a problem."""
+        """Whether a folder or a file that a search finds is one scene; False, with a problem, if it cannot be read."""
         with self.listing.noting(path):
             return self.is_scene(path)
         return False
 
     def is_closed(self, folder: str) -> bool:
-        """Whether a folder is one scene, in which no other case is looked for; if it cannot be read, its suffix decides."""
+        """Whether a folder is one scene, and so holds no other cases; its suffix decides if it cannot be read."""
         with self.listing.noting(folder):
             return self.products and is_safe(folder)
         return True
@@ -229,7 +229,7 @@ def _remote(url: str, search: Search) -> Case:
 
 
 def _without_products(text: str, found: Iterable[tuple[str, str]], search: Search) -> Iterator[tuple[str, str]]:
-    """Leave out the objects of a bucket that are files of a ``.SAFE`` folder; a line tells of each folder.
+    """Leave out the objects of a bucket that are files of a ``.SAFE`` folder; one line reports each folder.
 
     Raises:
         InputError: the user names such a folder.

@@ -52,7 +52,7 @@ class CroppedGrids(Regridding):
 
     @cached_property
     def axes(self) -> tuple[Axis, ...]:
-        """The axes of both grids, of which the network sees the box alone."""
+        """The axes of both grids; the network sees only the box."""
         spans = zip(self.own, self.factors, self.box.start, self.box.stop, strict=True)
         return tuple(CroppedAxis(*axis) for axis in spans)
 

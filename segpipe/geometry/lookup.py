@@ -87,7 +87,7 @@ class Hits:
     window: Window
     """Part of the other grid that holds all of them."""
     row: Integers
-    """Row in that part; with ``col`` it broadcasts to the shape of the window asked for."""
+    """Row in that part; with ``col`` it broadcasts to the shape of the requested window."""
     col: Integers
     covered: Bools
     """Which pixels have such a pixel; rows and columns of the others are those of any."""

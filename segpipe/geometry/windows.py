@@ -71,7 +71,7 @@ class Window:
 
 
 ROW_PIXELS = 2**21
-"""Pixels of a box of rows, where that is at least one row or plane."""
+"""Pixels of a box of rows, which has at least one row or plane."""
 
 
 def row_boxes(shape: tuple[int, ...]) -> Iterator[Window]:

@@ -80,7 +80,7 @@ def _totals(prepared: Prepared, summary: Summary, *, halt: Halt) -> None:
 
 
 def _zones(prepared: Prepared, summary: Summary, *, halt: Halt) -> None:
-    """Write the table of zones, or remove that of an earlier run, which may lack cases or be of another model."""
+    """Write the table of zones, or remove that of an earlier run, which may lack cases or belong to another model."""
     output, cases = prepared.run.output, list(summary.good)
     if prepared.zones is None:
         forget_table(output, ZONES)

@@ -51,7 +51,7 @@ def dask(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outcome
             yield from _Dispatcher(client, plan, run, watcher.progress, info).carry_out(halt)
         finally:
             if run.settings.scheduler is not None:  # its workers outlive the run
-                with suppress(Exception):  # the cluster may be gone, and its workers with it
+                with suppress(Exception):  # the cluster and its workers may have ended
                     client.unregister_worker_plugin(plugin.name)
 
 

@@ -108,7 +108,7 @@ def run_on_worker(
         CHECKED.add(identity)
     worker.log_event(client.topic, {"began": key, "worker": worker.address})
     if identity in AREAS:
-        remember_area(*AREAS[identity])  # other runs may have had theirs meanwhile
+        remember_area(*AREAS[identity])  # other runs on this worker may have replaced it
     runner = TaskRunner(
         *(run, calls),
         # if the plugin has failed, loading the model again raises the reason

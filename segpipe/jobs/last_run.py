@@ -1,4 +1,4 @@
-"""The last run into an output folder: its ``run.json``, which cases it has finished, and which it lacks."""
+"""The last run of an output folder: its ``run.json``, and the cases that it finished or left unfinished."""
 
 import logging
 import time
@@ -23,10 +23,10 @@ from segpipe.storage.invalid import readable
 LOG = logging.getLogger("segpipe")
 
 ROUNDED = 2.0
-"""Seconds by which two ages may be wrong: a bucket gives times in whole seconds."""
+"""Tolerance in seconds when two ages are compared: buckets state times in whole seconds."""
 
 NOT_OF_LABELS = frozenset({"batch", "device", "threads", "seg", "report"})
-"""Keys of the settings of a run, or of a record, that change no label."""
+"""Settings that do not affect labels."""
 
 
 class _FailedCase(BaseModel):
@@ -35,7 +35,7 @@ class _FailedCase(BaseModel):
 
 
 class LastRun(BaseModel):
-    """The keys of ``run.json`` that others read; every version writes them."""
+    """The part of ``run.json`` that other commands read; all versions write it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -48,7 +48,7 @@ class LastRun(BaseModel):
     done: list[Text] = Field(default_factory=list)
     skipped: list[Text] = Field(default_factory=list)
     missing: list[Text] | None = None
-    """None in files of versions without it."""
+    """None in files of older versions."""
     outside: list[Text] = Field(default_factory=list)
     resolved: dict[str, Any] = Field(default_factory=dict)
     model: dict[str, Any] = Field(default_factory=dict)
@@ -79,10 +79,10 @@ def last_run(output: Store) -> LastRun:
 
 
 def done_names(output: Store, last: LastRun) -> list[str]:
-    """Names of the cases that the last run has done, sorted, also while it runs or after it died.
+    """Sorted names of the cases that the last run has done, even while it still runs or after it died.
 
-    ``run.json`` lists them at the end only. Until then, a record of the run's model and settings that is later than
-    ``run.json`` says that a case is done; any other is that of an earlier run, of which an input may have changed.
+    A run lists them in ``run.json`` when it ends. Until then, a case counts as done if its record has the model and
+    settings of this run and is later than ``run.json``. An earlier record proves nothing: the input may have changed since.
     """
     if last.state != "running":
         return last.done
@@ -93,7 +93,7 @@ def done_names(output: Store, last: LastRun) -> list[str]:
 
 
 def _later_than(output: Store, first: str) -> Callable[[str], bool]:
-    """Whether a file was written after another one, by the clock of the store."""
+    """Return a function that tells whether a file was written after ``first``, by the clock of the store."""
     with reading_errors(output.path(first)):
         age, now = output.age(first), time.monotonic()
 
@@ -101,7 +101,7 @@ def _later_than(output: Store, first: str) -> Callable[[str], bool]:
         try:
             return output.age(name) <= age + time.monotonic() - now + ROUNDED
         except FileNotFoundError:
-            return False  # the run has begun to do the case again
+            return False  # the run removes a record before it processes the case again
         except OSError as error:
             raise OutputError(f"{output.path(name)} cannot be read: {of_system(error)}") from error
 
@@ -109,7 +109,7 @@ def _later_than(output: Store, first: str) -> Callable[[str], bool]:
 
 
 def _names(output: Store, folder: str = "") -> Iterator[str]:
-    """Names of files that may be records, without suffix."""
+    """Names of all files that may be records, without their suffix."""
     for name in output.below(folder):
         if name.endswith(".json"):
             yield name.removesuffix(".json")
@@ -119,7 +119,7 @@ def _names(output: Store, folder: str = "") -> Iterator[str]:
 
 
 def _is_of(record: Record, last: LastRun) -> bool:
-    """Whether a record has the model and the settings of a run."""
+    """Whether a record has the model and the label settings of a run."""
     same: bool = record.model.sha256 == last.model.get("sha256")
     return same and _of_labels(record.settings) == _of_labels(last.resolved)
 
@@ -129,10 +129,10 @@ def _of_labels(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def finished_records(output: Store) -> list[Record]:
-    """Records of the cases of the last run that have a mask, in the order of their names.
+    """Records of all cases of the last run that have a mask, sorted by name.
 
     Raises:
-        OutputError: there is no such run, no such case, or a record is missing, damaged or cannot be read now.
+        OutputError: there is no run or no such case, or a record is missing, damaged or unreadable.
     """
     last = last_run(output)
     names = sorted({*done_names(output, last), *last.skipped})
@@ -142,7 +142,7 @@ def finished_records(output: Store) -> list[Record]:
 
 
 def lacking(output: Store) -> list[str]:
-    """A warning if cases of the last run have no mask, because they failed or because it has not come to them."""
+    """A warning if cases of the last run have no mask, because they failed or the run did not reach them."""
     last = last_run(output)
     there = {*done_names(output, last), *last.skipped}
     names = sorted(({*(last.missing or ())} | {failure.case for failure in last.failed}) - there)

@@ -52,7 +52,7 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Release what is held, and end."""
+    """Release all resources, and end."""
 
 
 Order = LoadAhead | Setup | RunTask | GiveUp | End

@@ -111,7 +111,7 @@ class Plan:
 
     @property
     def pixels(self) -> int | None:
-        """Pixels of all remaining cases; None where that is not known yet."""
+        """Pixels of all remaining cases; None if not known yet."""
         return None if self.unseen else sum(case.pixels for case in self.seen)
 
     def jobs(self, run: Run) -> Iterator[Job]:

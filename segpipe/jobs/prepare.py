@@ -137,7 +137,7 @@ def area_of(settings: Settings) -> tuple[Area | None, list[str]]:
 
 
 def _check_label_map(run: Run, cases: Sequence[Case]) -> None:
-    """Refuse label maps of classes that may share voxels before anything is inferred.
+    """Refuse label maps of overlapping classes before inference begins.
 
     Raises:
         SettingsError: a series has classes that do not exclude each other, and its SEG would be a label map.

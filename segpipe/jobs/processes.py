@@ -39,7 +39,7 @@ class _Attempt:
 
 @dataclass(eq=False)
 class _Worker:
-    """A worker process and what it does."""
+    """A worker process and its current task."""
 
     process: WorkerProcess
     place: int
@@ -145,7 +145,7 @@ class _Dispatcher:
         """Start workers in place of those that are missing; one may have been started ahead."""
         taken = {worker.place for worker in self._workers}
         for place in [place for place in range(self._count) if place not in taken]:
-            # the device of a worker is chosen before anything of CUDA is loaded
+            # the device of a worker is chosen before CUDA is loaded
             device = {"CUDA_VISIBLE_DEVICES": self._devices[place % len(self._devices)]} if self._devices else {}
             try:
                 process = take_spare() or start_worker(device)
@@ -256,7 +256,7 @@ class _Dispatcher:
             worker.process.send(GiveUp())
 
     def _end(self) -> None:
-        """End the workers: those that are idle release what they hold, the others are killed."""
+        """End the workers: idle ones release their resources, busy ones are killed."""
         idle = [worker for worker in self._workers if worker.is_ready and worker.attempt is None]
         for worker in self._workers:
             if worker not in idle:

@@ -103,7 +103,7 @@ def _settings(output: Store, last: LastRun) -> Settings:
 
 
 def _area(settings: Settings, last: LastRun) -> Area | None:
-    """The area of interest of the last run, which tells which cases are done; its file may be gone."""
+    """The area of interest of the last run, on which it depends which cases are done; its file may have been removed."""
     digest = last.resolved.get("aoi")
     return Area(str(settings.aoi), digest) if isinstance(digest, str) else None
 

@@ -23,7 +23,7 @@ class Summary:
 
     states: CaseStates
     folder: str = field(default_factory=lambda: str(Path.cwd()))
-    """Working folder at the start, which may be gone at the end."""
+    """Working folder at the start; it may no longer exist at the end."""
     failed: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
     pixels: int = 0

@@ -157,7 +157,7 @@ def time_splits(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:
 
 
 def time_in_turn(spec: ModelSpec, wanted: Sequence[Split]) -> Trial:
-    """As ``time_splits``, one split after the other, and one call of each: for a model whose scores fill the memory."""
+    """Like ``time_splits``, but one split at a time and one call of each, for models whose scores fill the memory."""
     tile, digests, seconds = _tile(spec), [], {}
     for split in wanted:
         model = HostModel(replace(spec, threads=split.threads))

@@ -87,7 +87,7 @@ def _is_elsewhere(run: Run) -> bool:
 
 
 def _is_same_disk(run: Run, folder: str) -> bool:
-    """Whether TMPDIR and the disk of the output are one; False if the file system does not say."""
+    """Whether TMPDIR and the output are on one disk; False if unknown."""
     try:
         return os.stat(run.output.disk()).st_dev == os.stat(folder).st_dev  # noqa: PTH116
     except OSError:

@@ -82,7 +82,7 @@ def work(task: Task, context: Context) -> Iterator[Result]:
         try:
             yield from run_job(task, context)
         finally:
-            release()  # its cases are not opened again, unlike those of parts
+            release()  # unlike cut cases, its cases are not opened again
     elif isinstance(task, PartJob):
         yield run_part(task, context)
     else:

@@ -105,7 +105,7 @@ class Worker:
             self.report(Alive())
 
     def _load_ahead(self) -> None:
-        """Load more modules, and clean the environment, in idle time: the first process may still try the model."""
+        """Import more modules and clean the environment while idle: the first process may still be testing the model."""
         for name in AHEAD:
             if self._orders.empty():
                 with loading():
@@ -142,7 +142,7 @@ class Worker:
 
 
 def _clean_environment() -> None:
-    """Clean the environment without a word: the first process has said which variables are not used."""
+    """Clean the environment silently: the first process has already reported the ignored variables."""
     LOG.setLevel(logging.ERROR)
     try:
         clean_environment()

@@ -20,7 +20,7 @@ SERVE = ("segpipe.jobs.worker", "serve")
 """Module and function of a worker; the module is heavy, and not needed in the first process."""
 
 ENDING_SECONDS = 10.0
-"""Seconds for a worker to release what it holds."""
+"""Seconds for a worker to release its resources."""
 
 
 class LostError(Exception):

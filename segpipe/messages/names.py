@@ -1,4 +1,4 @@
-"""Find values by names that people write: in another case, or in another Unicode form, where that is clear."""
+"""Find values by names that people write, in another case or Unicode form, if that is unambiguous."""
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping

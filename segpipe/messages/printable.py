@@ -37,7 +37,7 @@ def first_few(names: Iterable[object], most: int = 3) -> str:
 
 
 def and_more(names: Sequence[str], most: int) -> str:
-    """The first names of many for a message, and the number of the others; empty if there are none.
+    """The first of many names, and how many more there are, for a message; empty without names.
 
     >>> and_more(["a", "b", "c", "d"], 3)
     'a, b, c and 1 more'

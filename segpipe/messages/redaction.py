@@ -328,7 +328,7 @@ def without_names(text: str) -> str:
 
 
 def without_quotes(text: str) -> str:
-    """The message of a library without what it quotes, which may be a value of a patient.
+    """The message of a library without its quotations, which may be values of a patient.
 
     >>> without_quotes("could not convert string to float: 'DOE^JOHN'")
     "could not convert string to float: '...'"

@@ -72,7 +72,7 @@ class HostArrays:
 
     xp: Any = np
     lag = 0
-    at_once = 2**23  # what a processor's cache holds
+    at_once = 2**23  # fits into the cache of a processor
 
     def here(self) -> AbstractContextManager[Any]:
         return nullcontext()

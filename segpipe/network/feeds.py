@@ -1,4 +1,4 @@
-"""What each input of a network gets of a batch of tiles: some channels, those of several dates, or a constant."""
+"""The part of a batch of tiles that each input of a network gets: some channels, all dates, or a constant."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Find the contract of a model file, and check that the graph is what it says."""
+"""Find the contract of a model file, and check the graph against it."""
 
 from pathlib import Path
 

@@ -233,7 +233,7 @@ class OpenVinoSession:
         return options
 
     def _check_precision(self, compiled: Any) -> None:
-        """Check that the engine computes as asked: OpenVINO takes the hint for what it is."""
+        """Check that the engine computes in the requested precision: to OpenVINO, it is only a hint."""
         there = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         wanted = {"f32": "f32", "bf16": "bf16"}[HINTS[self._engine.precision]]
         if there != wanted:

@@ -1,4 +1,4 @@
-"""Messages for a model whose file does not say how to run it: a contract to fill in, or why none would help."""
+"""Messages for a model without a contract: a template to fill in, or why none would help."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

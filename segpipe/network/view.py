@@ -41,7 +41,7 @@ LEAST_SKEW = 2
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A network and two tiles of noise, with which it is found out what its output shows."""
+    """A network and two tiles of noise, which reveal the part of the tile that its output shows."""
 
     score: Callable[[Tiles], Scores]
     """From a tile ``(1, channels, *tile)`` to scores ``(classes, *sizes)``."""

@@ -47,7 +47,7 @@ class Acquired:
 
 
 def acquired(record: Record) -> Acquired | None:
-    """When a case was acquired; None if nothing says so.
+    """When a case was acquired; None if unknown.
 
     In this order: metadata of the acquisition, a time in the name of the case or, else, in the path of its file, and the
     time at which the file was made.

@@ -1,4 +1,4 @@
-"""A number for each pixel of a grid, in blocks that are filled when they are asked for: a file without a name in TMPDIR."""
+"""A number for each pixel of a grid, in blocks that are computed on first use, in an unnamed file in TMPDIR."""
 
 import math
 import os
@@ -35,7 +35,7 @@ class Decisions:
         self._kept = set[tuple[int, int]]()
 
     def read(self, window: Window, fill: Fill) -> Keys:
-        """The numbers of a window; ``fill`` finds those of blocks that were not asked for before.
+        """The numbers of a window; ``fill`` computes blocks on first use.
 
         Raises:
             OutputError: TMPDIR has no space for them, and those of finding them.

@@ -63,7 +63,7 @@ def doubled_of(output: Store, case: FinishedCase, around: CaseNeighbours) -> Dou
 
 
 def _load(output: Store, case: FinishedCase, key: str) -> Doubled | None:
-    """A stored result; None if there is none, it is damaged, or anything it depends on has changed."""
+    """A stored result; None if it is missing, damaged or outdated."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(output.read(case.hidden(FOLDER, ".json")))
         if kept["key"] == key:

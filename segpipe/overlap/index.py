@@ -30,7 +30,7 @@ TIME = "2000-01-01T00:00:00.000Z"
 SRS = 100_001
 """Number of the mosaic's CRS within the file."""
 PRIMARY = 0xFF
-"""Bits of an error code of SQLite without its details."""
+"""Bits of the primary result code in an extended error code of SQLite."""
 
 TABLES = """
 CREATE TABLE gpkg_spatial_ref_sys (srs_name TEXT NOT NULL, srs_id INTEGER NOT NULL PRIMARY KEY, organization TEXT NOT NULL,
@@ -106,7 +106,7 @@ def write_index(path: Path, entries: Sequence[IndexedMask], grid: RasterGrid, ki
 
 @contextmanager
 def _as_os_errors(path: Path) -> Iterator[None]:
-    """Turn an error of SQLite, which names no file, into one of the operating system."""
+    """Turn an error of SQLite, which names no file, into an ``OSError``."""
     try:
         yield
     except sqlite3.OperationalError as error:

@@ -84,7 +84,7 @@ class MaskStack:
 
 @dataclass(frozen=True)
 class Rivals:
-    """The masks of a stack besides that of a case."""
+    """The masks of a stack but for that of one case."""
 
     stack: MaskStack
     rank: int
@@ -94,7 +94,7 @@ class Rivals:
 
     @property
     def ground(self) -> Ground:
-        """Where the grid of all these masks lies."""
+        """Grid of all these masks on the ground."""
         return self.stack.ground
 
     @property

@@ -1,4 +1,4 @@
-"""The grid of a mosaic: that of its masks if they share one, else the grid that the user names."""
+"""The grid of a mosaic: the common grid of its masks, or else the one that the user names."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from segpipe.geometry.reference import CrsFacts, crs_name, horizontal
 from segpipe.messages.printable import printable
 
 MOST_DRIFT = 1e-3
-"""Part of a pixel by which the pixels of a grid may lie beside those of another one that counts as the same."""
+"""Largest offset between the pixels of two grids that count as aligned, as a share of a pixel."""
 MOST_SIDE = 2**31 - 1
 """Most rows or columns of a raster in GDAL."""
 
@@ -155,7 +155,7 @@ def _on_earth(start: Float, stop: Float, crs: CRS, lattice: Affine) -> tuple[Flo
 
 
 CORNERS = 3
-"""Points along an axis of a grid that is straight in the CRS: both ends, and the middle, from which turns are counted."""
+"""Sampled points along an axis that is straight in the CRS: both ends, and the middle, the reference for wrapping."""
 
 
 def _outline(grid: RasterGrid, crs: CRS) -> tuple[Float, Float]:
@@ -179,7 +179,7 @@ def _outline(grid: RasterGrid, crs: CRS) -> tuple[Float, Float]:
 
 
 def _ends(outline: tuple[Float, Float], inverse: Affine, turn: float | None) -> tuple[Float, Float]:
-    """The points of an outline that say how far it reaches: thousands of outlines would take 70 kB each."""
+    """The extreme points of an outline alone: a whole outline takes 70 kB, and there may be thousands."""
     x, y = outline
     if turn:
         x = x - turn * np.rint((x - x[len(x) // 2]) / turn)
@@ -202,9 +202,9 @@ def _unwrapped(outlines: Sequence[tuple[Float, Float]], turn: float) -> list[tup
 
 
 def _pole_within(grid: RasterGrid, crs: CRS) -> float | None:
-    """Latitude of the pole that lies inside a grid, in the unit of a CRS (NaN if that is projected); None if neither does.
+    """Latitude of the pole inside a grid, in the unit of a CRS (NaN if that is projected); None if there is no pole inside.
 
-    Such a grid reaches around the Earth, and none of its sampled points need lie at the ends of the map.
+    Such a grid covers all longitudes, although its sampled points may miss the map's borders.
     """
     target = CrsFacts(horizontal(crs), crs_name(crs))
     if _same_crs(grid, crs) or grid.crs is None:
@@ -226,7 +226,7 @@ def _whole_turn(y: float, turn: float) -> tuple[Float, Float]:
 
 
 def _within_a_turn(outlines: Sequence[tuple[Float, Float]], turn: float) -> list[tuple[Float, Float]]:
-    """Outlines; where together they span more than one turn around the Earth, cut to the turn where the widest begins."""
+    """Clip outlines that together span more than 360 degrees to one turn, from the western end of the widest."""
     west, east = (np.array([end(x) for x, _ in outlines]) for end in (np.min, np.max))
     if east.max() - west.min() <= turn:
         return list(outlines)

@@ -1,4 +1,4 @@
-"""The order in which cases count by a rule, and which of them meet."""
+"""Rank cases by the overlap rule, and find those that share ground."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,44 +18,44 @@ from segpipe.storage import Store
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """The cases of one grid: a time series of 5,000 scenes has twelve million pairs, and one grid."""
+    """All cases on one grid. A time series of 5,000 scenes has twelve million pairs, but only one grid."""
 
     members: list[int] = field(default_factory=list)
     beside: "list[Place]" = field(default_factory=list)
-    """Those of other grids that may share ground with it."""
+    """Other grids that may share ground with this one."""
 
     @property
     def is_shared(self) -> bool:
-        """Whether several cases may share its ground."""
+        """Whether several cases may share ground here."""
         return len(self.members) > 1 or bool(self.beside)
 
     @property
     def near(self) -> list[int]:
-        """Its cases and those beside it, in order."""
+        """Sorted indices of the cases of this grid and of the grids beside it."""
         return sorted([*self.members, *(k for place in self.beside for k in place.members)])
 
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """Cases in the order of their names, and those that each of them may share ground with."""
+    """Cases sorted by name, and the cases that each may share ground with."""
 
     cases: Sequence[FinishedCase]
     places: Sequence[Place]
-    """Where each of them lies; those of one grid have one place."""
+    """Place of each case; cases of one grid have the same."""
     rank: Sequence[int]
-    """Position of each in the order of the rule."""
+    """Position of each case in the order of the rule."""
     rule: OverlapRule
     stacks: Sequence[tuple[Sequence[int], MaskStack]] = ()
-    """Cases of one grid, and how they are compared by the rule ``confidence``; none by other rules."""
+    """Cases of one grid, and the stack that compares their confidences; empty unless the rule is ``confidence``."""
 
     @classmethod
     def of(
         cls, output: Store, cases: Sequence[FinishedCase], extents: Sequence[Float], rule: OverlapRule
     ) -> "Neighbourhood":
-        """Cases of an output sorted by name, with their extents.
+        """Relate the cases of an output, which are sorted by name, by their extents.
 
         Raises:
-            OverlapError: a case that meets another one lacks what the rule needs.
+            OverlapError: a case that shares ground lacks what the rule needs.
         """
         places = _places(cases, extents)
         together = [k for k, place in enumerate(places) if place.is_shared]
@@ -65,7 +65,7 @@ class Neighbourhood:
 
     @property
     def by_stack(self) -> list[int]:
-        """All cases, those of a stack one after the other: what has been decided of few stacks is kept at once."""
+        """Indices of all cases, stack by stack, so that few stacks keep their decisions in memory at once."""
         stacked = [k for members, _ in self.stacks for k in members]
         return [*stacked, *sorted({*range(len(self.cases))}.difference(stacked))]
 
@@ -74,7 +74,7 @@ class Neighbourhood:
         return self.places[k].is_shared
 
     def around(self, k: int) -> CaseNeighbours:
-        """The cases around one of them, in the order of names."""
+        """The cases that may share ground with a case, in the order of names."""
         near = self.places[k].near
         before = [self.cases[n] for n in near if self.rank[n] < self.rank[k]]
         after = [self.cases[n] for n in near if self.rank[n] > self.rank[k]]
@@ -104,19 +104,19 @@ def _places(cases: Sequence[FinishedCase], extents: Sequence[Float]) -> list[Pla
 
 
 def _grid_key(k: int, case: FinishedCase, extent: Float) -> object:
-    """The same for cases of one grid; one of its own for a case whose record does not say its grid, or that lies nowhere."""
+    """Key of a case's grid; a case has a key of its own if its record states no grid, or if its extent is unknown."""
     return k if case.ground is None or np.isnan(extent).any() else place_of(case.ground, case.shape)
 
 
 def _are_apart(one: FinishedCase, other: FinishedCase) -> bool:
-    """Whether the records of two cases say that they share no ground, as tiles of one grid that lie side by side."""
+    """Whether two cases certainly share no ground, such as adjacent tiles of one lattice."""
     if one.ground is None or other.ground is None:
         return False
     return are_apart(one.ground, one.shape, other.ground, other.shape)
 
 
 def _stacks(output: Store, cases: Sequence[FinishedCase], together: Sequence[int]) -> list[tuple[Sequence[int], MaskStack]]:
-    """Cases of one grid, of those that share ground; their ranks are their positions."""
+    """Stack the cases of each grid on which many share ground; the rank of a case is its position."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for k in together:
         if (ground := cases[k].ground) is not None:
@@ -160,7 +160,7 @@ def check_overlap(cases: Sequence[FinishedCase], rule: OverlapRule) -> None:
 
 
 def _ranks(cases: Sequence[FinishedCase], rule: OverlapRule) -> list[int]:
-    """Position of each case, of which names decide ties: the latest first by ``newest``, else by name."""
+    """Rank of each case: by ``newest`` the latest first, ties by name; by the other rules the order of names."""
     order = list(range(len(cases)))
     if rule == "newest":
         order.sort(key=lambda k: (-_seconds(cases[k]), k))

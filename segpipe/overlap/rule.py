@@ -21,7 +21,7 @@ class Observation:
     seen: Bools
     """Where it has data; only where it is covered."""
     confidence: NDArray[np.uint8] | None = None
-    """Stored confidence of its labels, for the rule ``confidence``; anything where nothing is seen."""
+    """Stored confidence of its labels, for the rule ``confidence``; undefined where nothing is seen."""
 
     @classmethod
     def nothing(cls, shape: tuple[int, ...], *, confidence: bool) -> "Observation":

@@ -19,7 +19,7 @@ from segpipe.pipeline.opening import CaseInfo
 from segpipe.timing.spans import span, waiting
 
 WRITE_BEHIND = 4
-"""Most boxes that wait to be written while the device goes on."""
+"""Most boxes that wait to be written while the device computes the next ones."""
 
 GATHERED = 2**21
 """Pixels from which a box is large enough."""

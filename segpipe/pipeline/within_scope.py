@@ -1,4 +1,4 @@
-"""Leave finished boxes without labels outside the area of interest; the scores inside are those of a run without one."""
+"""Remove labels outside the area of interest from finished boxes; scores inside are as without an area of interest."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

@@ -21,9 +21,9 @@ from segpipe.polygons.simplified import Coverage
 from segpipe.vectors.surfaces import Shapes
 
 STRIP = 2**20
-"""Pixels of a strip, where that is at least a row."""
+"""Pixels of a strip, which has at least one row."""
 BATCH = 2**19
-"""Corners of regions whose rings are traced together, where that is at least one region."""
+"""Corners of the regions whose rings are traced together; at least one region is."""
 CHECKED = 2**14
 """Vertices up to which GEOS checks a polygon: those with more have thousands of holes, and took two thirds of the time."""
 
@@ -33,7 +33,7 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class CaseMask:
-    """The mask of a case, open, with what is known of it."""
+    """The open mask of a case, with its properties."""
 
     path: str
     mask: OpenMask

@@ -1,4 +1,4 @@
-"""``segpipe polygons``: what its flags mean."""
+"""``segpipe polygons``: from flags to a task."""
 
 from pathlib import Path
 from typing import Any

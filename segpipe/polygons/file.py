@@ -58,7 +58,7 @@ class VectorFile:
 
 
 def check_path(path: Path) -> None:
-    """Check a path before anything is computed.
+    """Check a path before the computation.
 
     Raises:
         SettingsError: its suffix is unknown, its folder is missing, or its file was not written by ``segpipe polygons``.
@@ -242,7 +242,7 @@ def _wkt(target: VectorFile) -> str | None:
 def _noting(
     batches: "Iterator[pyarrow.RecordBatch]", raised: list[BaseException], rows: list[int]
 ) -> "Iterator[pyarrow.RecordBatch]":
-    """The same batches; keeps their rows, and what stops them, which would come back as an error of the driver."""
+    """Pass batches on, and note their row counts and our own errors, which pyogrio would report as errors of the driver."""
     try:
         for batch in batches:
             rows.append(len(batch))

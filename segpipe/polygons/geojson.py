@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DIGITS = 9
 """Decimals of longitudes and latitudes: 0.1 mm."""
 POINTS = 2**17
-"""Vertices whose text is in memory at once, where that is at least a ring."""
+"""Vertices whose text is in memory at once; at least one ring is."""
 ROWS = 2**13
 """Rows of a batch whose geometries are in memory at once."""
 COLUMNS = "columns"

@@ -19,7 +19,7 @@ TURN = 360.0
 NARROW = 1e6
 """Metres: polygons that are no wider on a map do not run across it."""
 OTHER_CRS = "name another CRS with --crs, or write .gpkg in that of the masks, as GeoJSON has longitudes and latitudes"
-"""Mend of what a target CRS cannot hold."""
+"""Mend for polygons that the target CRS cannot represent."""
 
 Integers = NDArray[np.int64]
 Float = NDArray[np.float64]
@@ -81,9 +81,9 @@ class Placement:
         return np.stack([x, y], axis=1)
 
     def are_torn(self, shapes: Shapes) -> bool:
-        """Whether polygons in the target have edges that run across its map, from one border to another or around a pole.
+        """Whether the target CRS tears polygons: an edge runs across its map, from border to border or around a pole.
 
-        On a sphere, the middle of such an edge lies outside the ball that has the edge as its diameter.
+        On the unit sphere, the midpoint of such an edge lies outside the ball whose diameter is the edge.
         """
         import shapely
 

@@ -174,7 +174,7 @@ class MaskRegions:
         return root
 
     def _split(self, root: Integers) -> FinishedRegions:
-        """Take out the features that do not reach the last row; number those that stay anew."""
+        """Remove and return the features that do not reach the last row; renumber the others."""
         open_ = np.zeros(len(self._table), np.bool_)
         if not self._ended:
             values, regions = self._above

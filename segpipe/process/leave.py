@@ -1,4 +1,4 @@
-"""The end of a command's process, after which the system frees what it holds."""
+"""End the process of a command as soon as its exit functions have run; the system frees the rest."""
 
 import atexit
 import gc

@@ -22,7 +22,7 @@ class Stoppable(Protocol):
 
 
 OnOpen = Callable[[Stoppable], None]
-"""Takes what a call has opened, as soon as that can be stopped."""
+"""Callback that receives what a call has opened, as soon as that can be stopped."""
 
 
 class TooLongError(Exception):

@@ -191,7 +191,7 @@ class _RunHandler:
 
 
 def grace_left(what: str, grace: float, otherwise: str) -> bytes:
-    """Message for a user who interrupts a run: how long the run goes on, and what a second signal does."""
+    """Message for a user who interrupts a run: how long it may still take, and what a second signal does."""
     return f"interrupted: {what} {grace:g} s to finish; interrupt once more to {otherwise}\n".encode()
 
 

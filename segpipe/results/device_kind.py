@@ -32,7 +32,7 @@ def device_kind(model: ModelSpec) -> Values:
 
 
 def device_facts(model: ModelSpec) -> Values:
-    """``device_kind``, and how many labels of trial tiles were those of ONNX Runtime on the CPU, as records tell it."""
+    """``device_kind`` for a record, with the share of labels on trial tiles that agree with ONNX Runtime on the CPU."""
     if model.agreement is None:
         return device_kind(model)
     return device_kind(model) | {"agreement": round(model.agreement, 6), "min_agreement": model.min_agreement}

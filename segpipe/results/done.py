@@ -23,7 +23,7 @@ from segpipe.storage.retry import is_passing, persistently
 LOG = logging.getLogger("segpipe")
 
 RETRIES = 1
-"""Retries of the question whether a case is done; all cases would wait for more where a file server is down."""
+"""Retries per case; more would delay every case while a file server is down."""
 
 
 def is_done(
@@ -65,7 +65,7 @@ def done_cases(cases: Iterable[Case], run: Run) -> list[Case]:
 
 
 def _done_record(case: Case, run: Run, listings: FolderListings, warn: Callable[[str], None]) -> Record | None:
-    """The record of a case that is done; None if it is not, or that stays unknown, with a warning after a fault."""
+    """The record of a case that is done; None if it is not done, or, with a warning, if that cannot be determined."""
     try:
         return persistently(lambda: _done_record_now(case, run, listings, warn), RETRIES)
     except (OSError, SourceError) as error:
@@ -97,7 +97,7 @@ def _is_done(record: Record, case: Case, run: Run, listings: FolderListings, war
 
 
 def _has_settings(record: Record, case: Case, run: Run) -> bool:
-    """Whether labels and what is made of them are as a run asks for; a report that it does not ask for may be there."""
+    """Whether labels and derived files are as the run requests; an additional report is accepted."""
     settings = dict(record.settings)
     seg, report = settings.pop("seg", SEG), settings.pop("report", False)
     made = seg == run.settings.seg and (report is True or run.settings.report is None)
@@ -105,13 +105,13 @@ def _has_settings(record: Record, case: Case, run: Run) -> bool:
 
 
 def _has_lesions(record: Record, run: Run) -> bool:
-    """Whether the components that the run asks for have been measured."""
+    """Whether the requested components have been measured."""
     rule = run.lesions
     return rule is None or (record.lesions is not None and rule.as_json().items() <= record.lesions.items())
 
 
 def _has_audit(record: Record, run: Run) -> bool:
-    """Whether as many windows as the run asks for are listed, or all that the case has."""
+    """Whether the audit lists as many windows as requested, or all windows of the case."""
     if run.settings.audit is None:
         return True
     rows = record.statistics.get("audit")

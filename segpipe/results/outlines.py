@@ -91,7 +91,7 @@ class Diameters:
     perpendicular: float
     """Extent perpendicular to it in the same slice."""
     plane: int
-    """The slice, counted from that of the first point."""
+    """The slice, counted from the slice of the first point."""
 
 
 class Ruler:

@@ -227,7 +227,7 @@ class CaseOutput:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Texts of what is unusual about the pixels of the case."""
+        """Texts about unusual pixels of the case."""
         return self._info.warnings
 
     def _sink(self, kind: str, style: Style) -> Sink:
@@ -311,7 +311,7 @@ class CaseOutput:
         return record_of(self._case, self._info, self._run, self._layers.statistics, made)
 
     def _class_names(self) -> list[str]:
-        """Names of the masks of the classes; none if they were not asked for."""
+        """Names of the masks of the classes; empty unless requested."""
         suffix = self._layers.mask.name.removeprefix(self._case.name)
         return [file.stem + suffix for file in class_files_of(self._case, self._run)]
 
@@ -343,7 +343,7 @@ class CaseOutput:
             return list(write_class_files(mask, files, self._sink))
 
     def _numbered(self) -> list[Sink]:
-        """The number of each component as a second mask, if it was asked for; complete, and not finished."""
+        """A second mask with the number of each component, if requested; complete, but not finished."""
         names, lesions = self._layers.names, self._layers.statistics.lesions
         if names is None or lesions is None:
             return []

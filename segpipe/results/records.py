@@ -21,7 +21,7 @@ def read_record(output: Store, case: Case) -> Record | None:
     """The record of a case; None if it is missing or damaged.
 
     Raises:
-        OutputError: it may be there, and cannot be read now.
+        OutputError: it may exist, but cannot be read now.
     """
     data = _data(output, case)
     return None if data is None else _parsed(data, case)
@@ -37,7 +37,7 @@ def finished_record(output: Store, case: Case) -> Record:
     record = None if data is None else _parsed(data, case)
     if record is None:
         path, defect = output.path(record_name(case)), "is missing" if data is None else _defect(data)
-        # a file server shows what another machine has written when its cache expires: at the end of a run, this may pass
+        # a file server may show what another machine wrote only when its cache expires, so a retry may succeed
         cause = OSError(errno.ESTALE, os.strerror(errno.ESTALE)) if data is None else None
         raise OutputError(
             f"{path} must be the record of a case that is done, and {defect}: run again with the same output"
@@ -68,10 +68,10 @@ def usable_record(output: Store, case: Case, warn: Callable[[str], None]) -> Rec
 
 
 def alike_case(output: Store, case: Case) -> str | None:
-    """The case whose record is found under the name of this one's: a file system may take ``A`` and ``a`` for one name.
+    """Another case whose record has the same name on this file system, which may not distinguish ``A`` and ``a``; or None.
 
     Raises:
-        OutputError: the record may be there, and cannot be read now.
+        OutputError: the record may exist, but cannot be read now.
     """
     data = None if is_remote(output.path(record_name(case))) else _data(output, case)
     try:

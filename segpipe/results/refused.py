@@ -1,4 +1,4 @@
-"""Cases that a run refuses for the names of their files: what it must not replace, and what the output cannot store."""
+"""Refuse cases by the names of their files: the run must not replace such files, or the output cannot store them."""
 
 from collections.abc import Collection, Iterator, Sequence
 

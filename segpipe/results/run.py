@@ -132,5 +132,5 @@ def _network_settings(model: ModelSpec) -> Values:
 
 
 def _flips(model: ModelSpec) -> Values:
-    """The axes that flips reverse; those of a list are in the contracts of its models, and so in its hash."""
+    """The axes that flips reverse; the hash of a list covers them, since the contracts of its models state them."""
     return {} if model.listed else {"flips": list(model.contract.flip_axes)}

@@ -95,7 +95,7 @@ class Store(ABC):
         except OSError as error:
             if error.errno in ABSENT:
                 return None
-            raise  # an unreachable file server may have the file
+            raise  # the file may exist on an unreachable server
 
     @abstractmethod
     def size(self, name: str) -> int | None:

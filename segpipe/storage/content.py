@@ -146,7 +146,7 @@ def _by_text(path: Path, head: bytes) -> Kind | None:
 
 
 def _paired(path: Path, head: bytes) -> Kind | None:
-    """Voxels of a NIfTI pair, which have no mark of their own."""
+    """Recognise the voxels of a NIfTI pair, which have no signature, by the header beside them."""
     del head
     header = path.with_suffix(".hdr")
     if path.suffix != ".img" or not header.is_file():

@@ -1,4 +1,4 @@
-"""Whether a path exists; where that stays open, an error says so, and ``os.path`` would answer no."""
+"""Whether a path exists; raises an error if that cannot be determined, where ``os.path`` answers no."""
 
 import errno
 import os
@@ -6,14 +6,14 @@ import stat
 from pathlib import Path
 
 ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EBADF, errno.ENAMETOOLONG})
-"""Errors that mean that nothing exists; any other, as of a file server that does not answer, leaves that open."""
+"""Errors that mean that nothing exists; any other, such as that of an unreachable file server, leaves the question open."""
 
 
 def is_file(path: str | Path) -> bool:
     """Whether a path, of any length, leads to a regular file.
 
     Raises:
-        OSError: that stays open.
+        OSError: this cannot be determined.
     """
     return stat.S_ISREG(_mode(path))
 
@@ -22,7 +22,7 @@ def is_folder(path: str | Path) -> bool:
     """Whether a path, of any length, leads to a folder.
 
     Raises:
-        OSError: that stays open.
+        OSError: this cannot be determined.
     """
     return stat.S_ISDIR(_mode(path))
 
@@ -31,25 +31,25 @@ def exists(path: str | Path) -> bool:
     """Whether a path, of any length, leads to anything.
 
     Raises:
-        OSError: that stays open.
+        OSError: this cannot be determined.
     """
     return _mode(path) != 0
 
 
 def is_there(path: str | Path) -> bool:
-    """Whether a path leads to anything, or is a link that leads nowhere.
+    """Whether a path leads to anything, or is a broken link.
 
     Raises:
-        OSError: that stays open.
+        OSError: this cannot be determined.
     """
     return _mode(path, links=False) != 0
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All that is no folder at any depth of a folder, sorted; nothing where there is none. No link is followed.
+    """Sorted paths of all files below a folder, at any depth; empty if the folder does not exist. Links are not followed.
 
     Raises:
-        OSError: a folder cannot be read, which ``Path.rglob`` passes over.
+        OSError: a folder cannot be read; ``Path.rglob`` would skip it.
     """
     return sorted(Path(place, name) for place, _, names in os.walk(folder, onerror=_unless_absent) for name in names)
 
@@ -60,7 +60,7 @@ def _unless_absent(error: OSError) -> None:
 
 
 def _mode(path: str | Path, *, links: bool = True) -> int:
-    """Type and permissions, of what a link leads to unless ``links`` is False; 0 where nothing exists."""
+    """Type and permissions of a path, after links unless ``links`` is False; 0 if nothing exists."""
     try:
         return os.stat(path, follow_symlinks=links).st_mode  # noqa: PTH116 - a Path refuses long text
     except ValueError:  # a NUL

@@ -33,7 +33,7 @@ def is_utf8(name: str) -> bool:
 
 
 def draft_name(name: str) -> str:
-    """Name of a file's draft, the same for every attempt: the file's own, or a hash where that cannot name a draft."""
+    """Name of a file's draft, the same for every attempt: that of the file, or a hash if it cannot name a draft."""
     if is_utf8(name) and all(len(part.encode()) <= LONGEST for part in name.split("/")):
         return name
     return hashlib.sha256(os.fsencode(name)).hexdigest()
@@ -81,7 +81,7 @@ def reading_errors(path: Path | str) -> Iterator[None]:
 
 def is_nearly_full(folder: Path | str) -> bool:
     """Whether a disk has so little space that it is the likely cause of an error of writing."""
-    with suppress(OSError):  # the folder may be gone, too
+    with suppress(OSError):  # the folder may not exist
         return disk_usage(folder).free < NEARLY_FULL
     return False
 

@@ -123,7 +123,7 @@ def refuse_foreign(output: Store, name: str) -> None:
     """Refuse to replace a file that segpipe did not write by a table of the run.
 
     Raises:
-        OutputError: with the path; also if the file cannot be read at present, as it may be another's.
+        OutputError: with the path; also if the file cannot be read now, because it may be foreign.
     """
     try:
         data = persistently(lambda: output.read(name), retries=1)

@@ -105,7 +105,7 @@ def print_conclusion(prepared: Prepared, summary: Summary) -> None:
 
 
 def _areas_table(prepared: Prepared, summary: Summary) -> "Iterator[Table | str]":
-    """Areas per class over all cases that have a mask, with a note if they count in full."""
+    """Areas per class over all cases that have a mask, with a note if shared ground counts several times."""
     totals = _totals(prepared, summary)
     yield areas_table(totals, prepared.run.settings.overlap_rule)
     yield from _in_full(summary, totals)
@@ -147,7 +147,7 @@ def _several(summary: Summary) -> bool:
 
 
 def _totals(prepared: Prepared, summary: Summary) -> Totals:
-    """Sums over all cases that have a mask; of a run that has not added them up, each case counts in full.
+    """Sums over all cases that have a mask; each case counts in full if the run has not stated totals.
 
     Raises:
         OutputError: a record cannot be read.

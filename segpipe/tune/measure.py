@@ -64,7 +64,7 @@ class Tuned:
     reference: str
     min_agreement: float
     max_loss: float | None
-    """Largest loss of mean IoU that was asked for, in place of ``min_agreement``."""
+    """Largest accepted loss of mean IoU, in place of ``min_agreement``."""
     flags: list[str]
     """Flags of the run that do not depend on the candidate."""
     calls: int

@@ -75,7 +75,7 @@ def check_target(path: Path, flag: str, error: type[SegpipeError]) -> None:
 
 
 def unwritten(path: Path, error: Exception) -> str:
-    """Why a vector file cannot be written, and the mend. Of a full disk, GDAL tells only what it missed later."""
+    """Why a vector file cannot be written, and the mend. GDAL reports a full disk only by what fails afterwards."""
     if isinstance(error, OSError) and error.errno in FULL:
         return of_system(error)
     said = one_line(error)
@@ -90,7 +90,7 @@ def unwritten(path: Path, error: Exception) -> str:
 
 @contextmanager
 def needing_extra(what: str = "polygons") -> Iterator[None]:
-    """Turn the error of a missing library into one that asks to install the extra ``zones``; ``what`` needs the library."""
+    """Turn the error of a missing library, which ``what`` needs, into one that names the extra ``zones``."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -160,7 +160,7 @@ class Surfaces:
     """The polygons of a file, in its order, after their repair."""
 
     frame: "GeoDataFrame"
-    """The columns that were asked for."""
+    """The requested columns."""
     shapes: Shapes
     """Valid polygons in ``crs``, without heights; empty where a feature has none."""
     crs: CRS

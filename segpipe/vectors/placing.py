@@ -25,9 +25,9 @@ MOST_DEVIATION = 0.01
 circle of radius R deviates from its chord by L²/8R; a parallel at 76 degrees of latitude has R = EARTH_RADIUS / 4."""
 
 LONG = 4
-"""Times the longest edge on the ground from which on an edge in pixels may run across a map."""
+"""An edge in pixels may run across the map if it is longer than this many times the longest edge on the ground."""
 LARGE = 64
-"""Pixels that a polygon has at least that may be turned inside out: of slivers, no direction is certain."""
+"""Smallest polygon, in pixels, that is checked for being inside out: the orientation of slivers is uncertain."""
 
 Float = NDArray[np.float64]
 
@@ -72,16 +72,19 @@ def place(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) -> P
 
 
 def _torn(shapes: Shapes, points: Float, moved: Float, *, to_pixels: PixelsOf, long: float) -> NDArray[np.intp]:
-    """First points of the edges that run across the map of a grid, from one of its borders to another, or around a pole.
+    """Find edges that the projection tears: they run across the whole map, although their ends are close on the Earth.
 
-    Such an edge joins two places that are neighbours on the Earth: its middle lies elsewhere.
+    The midpoint of such an edge on the ground is projected far from the midpoint of its projected ends.
 
     Args:
         shapes: polygons, with short edges.
-        points: all points of them.
-        moved: the same in pixels.
-        to_pixels: moves points.
-        long: pixels; shorter edges do not run across a map.
+        points: coordinates of all their vertices.
+        moved: the same vertices in pixels.
+        to_pixels: transforms coordinates to pixels.
+        long: length in pixels; shorter edges are not torn.
+
+    Returns:
+        Indices of the first vertices of these edges.
     """
     import shapely
 
@@ -89,16 +92,17 @@ def _torn(shapes: Shapes, points: Float, moved: Float, *, to_pixels: PixelsOf, l
         length = np.hypot(*np.diff(moved, axis=0).T)
     if not (length > long).any():
         return np.zeros(0, np.intp)
-    length[np.cumsum(shapely.get_num_coordinates(shapely.get_rings(shapely.get_parts(shapes))))[:-1] - 1] = 0  # no edges
+    # the steps between rings are not edges
+    length[np.cumsum(shapely.get_num_coordinates(shapely.get_rings(shapely.get_parts(shapes))))[:-1] - 1] = 0
     found = np.flatnonzero(length > long)
     middle, between = to_pixels((points[found] + points[found + 1]) / 2), (moved[found] + moved[found + 1]) / 2
     return np.asarray(found[~(2 * np.hypot(*(middle - between).T) <= length[found])])
 
 
 def _inverted(shapes: Shapes, placed: Shapes, to_pixels: PixelsOf) -> NDArray[np.bool_]:
-    """Which polygons are turned inside out, as one around a pole is on a map of the other pole.
+    """Whether the projection turns each polygon inside out, as a map of one pole does with a polygon around the other.
 
-    Its outer ring turns in another direction than a small triangle at its first point.
+    The orientation of its outer ring then changes, but not that of a small triangle at its first vertex, or the reverse.
     """
     import shapely
 

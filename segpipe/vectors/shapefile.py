@@ -1,4 +1,4 @@
-"""The files of a Shapefile: GDAL goes on without those that it cannot read, and says nothing."""
+"""Check the files that belong to a Shapefile: GDAL silently ignores those that it cannot read."""
 
 import os
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 PARTS = (".shx", ".dbf", ".prj", ".cpg")
-"""Endings of files with the offsets, columns, CRS and encoding."""
+"""Suffixes of the files with the offsets, columns, CRS and encoding."""
 
 
 def check_parts(path: Path) -> None:
-    """Check that the files that belong to a Shapefile can be read; other files have no parts.
+    """Check that every part of a Shapefile can be read; other formats have no parts.
 
     Raises:
-        ZonesError: one cannot.
+        ZonesError: one cannot be read.
     """
     if path.suffix.lower() != ".shp":
         return
@@ -33,10 +33,10 @@ def check_parts(path: Path) -> None:
 
 
 def check_again(path: Path, frame: "GeoDataFrame", columns: Sequence[str] | None) -> None:
-    """Compare the columns of a Shapefile with those of a second reading: GDAL opens its parts anew each time.
+    """Read the columns of a Shapefile a second time and compare them with ``frame``, since GDAL reopens all parts.
 
     Raises:
-        ZonesError: they differ, as where the encoding could not be read once.
+        ZonesError: they differ, because GDAL could not read a part, such as the encoding, in one of the two readings.
     """
     names = [name for name in frame.columns if name != frame.geometry.name] if path.suffix.lower() == ".shp" else []
     if not names:
@@ -46,6 +46,6 @@ def check_again(path: Path, frame: "GeoDataFrame", columns: Sequence[str] | None
     other = pyogrio.read_dataframe(path, columns=columns, read_geometry=False)
     if names != list(other.columns) or not frame[names].equals(other):
         raise ZonesError(
-            f"{path}: a file that belongs to it could be read in one of two tries, and not in the other: check the disk, "
+            f"{path}: a file that belongs to it could be read in only one of two tries: check the disk, "
             "and run the same command again"
         )

@@ -1,4 +1,4 @@
-"""Read back a vector file that GDAL has written: it reports no error of its last writes, as on a full disk."""
+"""Read back vector files that GDAL wrote: GDAL does not report errors of its last writes, such as a full disk."""
 
 import errno
 import sqlite3
@@ -12,17 +12,17 @@ GEOPACKAGE = ".gpkg"
 WITHOUT_CRS = "SELECT 1 FROM gpkg_geometry_columns WHERE srs_id NOT IN (SELECT srs_id FROM gpkg_spatial_ref_sys)"
 
 NOT_EMPTY = "substr(hex(substr({}, 4, 1)), 1, 1) IN ('0', '2')"
-"""Of a geometry whose flags say that it is not empty (OGC 12-128, 2.1.3): a spatial index has no other."""
+"""SQL condition: the flags of a geometry say that it is not empty (OGC 12-128, 2.1.3); only such are in a spatial index."""
 
 
 def clear(draft: Path) -> None:
-    """Remove a draft, and the journal of a GeoPackage that was not finished, which would change the next one."""
+    """Remove a draft and its rollback journal, which SQLite would otherwise apply to the next draft of that name."""
     draft.unlink(missing_ok=True)
     journal(draft).unlink(missing_ok=True)
 
 
 def journal(path: Path) -> Path:
-    """The file with which SQLite undoes what it has not finished."""
+    """Path of the rollback journal that SQLite keeps during a transaction."""
     return path.with_name(f"{path.name}-journal")
 
 
@@ -30,7 +30,7 @@ def check_written(path: Path, rows: int) -> None:
     """Check that a file holds all rows.
 
     Raises:
-        OSError: it does not.
+        OSError: rows are missing.
     """
     import pyogrio
 
@@ -42,7 +42,7 @@ def check_written(path: Path, rows: int) -> None:
 
 
 def _counts(path: Path, found: int) -> Iterator[int]:
-    """Rows by the catalogue, and by the spatial index, of a GeoPackage with one layer; 0 if it is damaged."""
+    """Row counts of a GeoPackage with one layer: that of its catalogue, then ``found`` or 0 for each check of integrity."""
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as base:
             yield from (
@@ -57,7 +57,7 @@ def _counts(path: Path, found: int) -> Iterator[int]:
 
 
 def _is_indexed(base: sqlite3.Connection, table: str, column: str) -> bool:
-    """Whether a spatial index, if there is one, has all geometries."""
+    """Whether the spatial index of a column, if there is one, lists every geometry."""
     index, table, column = (name.replace('"', '""') for name in (f"rtree_{table}_{column}", table, column))
     if not base.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (index.replace('""', '"'),)).fetchone():
         return True

@@ -50,7 +50,7 @@ def test_an_encoding_that_was_read_in_one_of_two_tries_is_no_name(reader, shapef
         return frame
 
     monkeypatch.setattr(pyogrio, "read_dataframe", blind_once)
-    with pytest.raises(ZonesError, match=f"{shapefile}: a file that belongs to it could be read in one of two tries"):
+    with pytest.raises(ZonesError, match=f"{shapefile}: a file that belongs to it could be read in only one of two tries"):
         readers(shapefile)[reader]()
 
 

@@ -123,7 +123,7 @@ def test_a_file_that_gdal_could_not_read_for_a_moment_is_not_lost_in_silence(kin
     path = raster(name, np.ones((1, 8, 9), np.uint8), crs=None, transform=None)
     monkeypatch.setattr(source, "open_raster", blind(beside(path, kind, raster), [time]))
     with gdal_options():
-        with pytest.raises(SourceError, match=f"{path}: a file beside it could be read in one of two tries") as told:
+        with pytest.raises(SourceError, match=f"{path}: a file beside it could be read in only one of two tries") as told:
             source.RasterSource(str(path), TAKES_ONE)
         assert is_passing(told.value)
         source.RasterSource(str(path), TAKES_ONE).close()  # another try
@@ -134,7 +134,7 @@ def test_a_raster_that_is_opened_again_is_as_before(raster, monkeypatch):
     monkeypatch.setattr(source, "open_raster", blind(beside(path, "mask", raster), [3]))
     with gdal_options():
         opened = source.RasterSource(str(path), TAKES_ONE)
-        with pytest.raises(SourceError, match="could be read in one of two tries"):
+        with pytest.raises(SourceError, match="could be read in only one of two tries"):
             opened.begin(Window((0, 0), (8, 9)), threads=2)()
         opened.close()
 
@@ -146,7 +146,7 @@ def test_a_reference_and_a_band_of_a_scene_do_not_lose_a_file_beside_them(raster
         grid = read_grid(dataset)
     for module in (aligned, layers):
         monkeypatch.setattr(module, "open_raster", blind(file, [1]))
-    lost = pytest.raises(SourceError, match="could be read in one of two tries")
+    lost = pytest.raises(SourceError, match="could be read in only one of two tries")
     with lost, open_aligned(path, grid):
         pass
     with lost, gdal_options():
@@ -170,7 +170,7 @@ def test_words_in_another_encoding_beside_a_raster_are_no_fault(raster):
 def test_an_inspection_does_not_lose_a_file_beside_a_raster(raster, monkeypatch):
     path = raster("a.tif", np.ones((1, 8, 9), np.uint8))
     monkeypatch.setattr(inspected, "open_raster", blind(beside(path, "nodata", raster), [1]))
-    with pytest.raises(SourceError, match="could be read in one of two tries"), gdal_options():
+    with pytest.raises(SourceError, match="could be read in only one of two tries"), gdal_options():
         inspected.inspect_raster(str(path), of_settings(path), alone=True)
 
 

@@ -79,7 +79,7 @@ class Pointwise:
 
 @dataclass(frozen=True)
 class Step:
-    """A step, and what its description calls it."""
+    """A step, and its name in the description."""
 
     name: str
     what: Affine | Fixed | Clip | CaseNormalization | Pointwise

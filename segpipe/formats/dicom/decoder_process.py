@@ -100,10 +100,10 @@ _DECODERS = _Decoders()
 
 
 def decode_in_process(path: str, number: int, alone: bool) -> NDArray[Any]:
-    """The stored pixels of a frame, decoded in the decoder of this process, which is started if there is none.
+    """Decode the stored pixels of a frame in the decoder of this process, which is started on demand.
 
     Raises:
-        DecodingError: they cannot be decoded, or the decoder ended over them.
+        DecodingError: they cannot be decoded, or the decoder crashed.
     """
     answer = _DECODERS.ask((path, number, alone))
     if isinstance(answer, str):

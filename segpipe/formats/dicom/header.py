@@ -1,4 +1,4 @@
-"""Read the header of a DICOM file up to its pixels; no tag that names a patient is asked for."""
+"""Read the header of a DICOM file up to its pixels, without tags that name a patient."""
 
 import errno
 import math
@@ -56,7 +56,7 @@ NO_IMAGE_CLASSES = (
 
 @dataclass(frozen=True, slots=True)
 class Concatenation:
-    """The place of a file in an image whose frames lie in several files (PS3.3, C.7.6.16.2.2.4)."""
+    """Position of a file in a concatenation: one image whose frames lie in several files (PS3.3, C.7.6.16.2.2.4)."""
 
     uid: str
     number: int
@@ -104,7 +104,7 @@ def read_header(path: str, name: str) -> Header:
             rest = _AfterHeader(state.st_size - at, stream.read(4))
         header = _header(path, name, data, rest)
     except UNREADABLE as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # which a seek to a wrong place gives
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek to an invalid offset
             raise
         raise NotDicomError(f"{path} cannot be read as DICOM: {type(error).__name__}: {error_text(error)}") from error
     when = state.st_size, state.st_mtime_ns

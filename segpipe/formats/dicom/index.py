@@ -67,10 +67,10 @@ def find(files: Sequence[tuple[str, str]], choice: CaseSelection, unread: Sequen
     Args:
         files: files that should be DICOM.
         choice: the series that the user chose.
-        unread: files that may be slices and cannot be read; a series in the folder of one may lack it, and fails.
+        unread: unreadable files that may be slices; a series in the same folder fails, because it may lack one.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what a header has wrong is said by the audit, without values of patients
+        warnings.simplefilter("ignore")  # the audit reports defects of headers, without values of patients
         headers = _read(files)
     volumes = [volume for found in list(headers.by_series.values()) for volume in _volumes_of(found, headers)]
     kept = [volume for volume in volumes if _is_chosen(volume.series, choice.series)]
@@ -92,7 +92,7 @@ def _folders(volume: "_Volume") -> set[str]:
 
 
 def _without_doubt(volume: "_Volume", unread: Sequence[Unread]) -> "_Volume":
-    """A volume, unusable if a file beside its slices cannot be read, which may be one more of them."""
+    """A volume; it is unusable if an unreadable file in its folder may be one of its slices."""
     near = next((why for case, why in unread if os.path.dirname(case.path) in _folders(volume)), "")  # noqa: PTH120
     return replace(volume, series=replace(volume.series, unusable=volume.series.unusable or near)) if near else volume
 
@@ -158,7 +158,7 @@ def _volumes_of(found: Sequence[Header], headers: _Headers) -> list[_Volume]:
 
 
 def _volumes(headers: Sequence[Header]) -> Iterator[_Volume]:
-    """The volumes of one series: those of each group of files, divided where several are mixed."""
+    """The volumes of one series: each group of files, split where it mixes several volumes."""
     for group in _groups(sorted(headers, key=lambda header: header.order)):
         frames = [frame for header in group for frame in header.series.frames]
         where = {header.series.frames[0].path: header.name for header in group}
@@ -168,7 +168,7 @@ def _volumes(headers: Sequence[Header]) -> Iterator[_Volume]:
 
 
 def _groups(headers: Sequence[Header]) -> Iterator[list[Header]]:
-    """Files whose frames lie together: those of a concatenation, each other multi-frame file, and all with one frame."""
+    """Group files that form one image: those of a concatenation, each other multi-frame file, and all with one frame."""
     parts: dict[str, list[Header]] = {}
     for header in headers:
         if header.concatenation is not None:
@@ -181,7 +181,7 @@ def _groups(headers: Sequence[Header]) -> Iterator[list[Header]]:
 
 
 def _incomplete(headers: Sequence[Header]) -> str:
-    """The reason why a concatenation lacks frames; empty if it lacks none, or the files are none."""
+    """Why a concatenation is incomplete; empty if it is complete, or the files form none."""
     parts = [header.concatenation for header in headers if header.concatenation is not None]
     there = {part.number for part in parts}
     total = max((max(part.number, part.total) for part in parts), default=0)
@@ -213,7 +213,7 @@ def _joined(headers: Sequence[Header], frames: Sequence[Frame], label: str) -> S
 
 
 def _mixed(each: Sequence[Series]) -> str:
-    """The reason why the files of a series are of no single volume, by what they must share; empty if they may be."""
+    """Why the files of a series cannot be one volume, by what they must share; empty if they may be."""
     for keyword, field_name in SHARED.items():
         first = {getattr(one, field_name): one.frames[0].path for one in reversed(each) if getattr(one, field_name)}
         if len(first) > 1:
@@ -276,7 +276,7 @@ def _plane(directions: Any) -> str:
 
 
 def _by_keys(frames: list[Frame], keys: Sequence[tuple[str, str]]) -> Iterator[tuple[str, list[Frame]]]:
-    """Divide frames of which several have one position by the first key that makes fewer of them."""
+    """Split frames that share positions by the first key that leaves fewer duplicates."""
     before = _doubles(frames)
     for n, (key, word) in enumerate(keys if before else ()):
         groups: dict[str, list[Frame]] = {}

@@ -48,11 +48,11 @@ def is_one(path: str) -> bool:
 
 
 Unread = tuple[Case, str]
-"""A file that may be a slice, as a case of its own, and why it cannot be read."""
+"""An unreadable file that may be a slice, as a case of its own, and the reason."""
 
 
 def plain_name(name: str) -> str:
-    """A file's name without a suffix of DICOM; the last number of a UID is none."""
+    """A file's name without its DICOM suffix; the last number of a UID is not a suffix."""
     stem, _ = os.path.splitext(name)  # noqa: PTH122
     return stem if has_suffix(name) else name
 

@@ -47,7 +47,7 @@ class PlaneCache:
         return scratch_error(error, self._path, self._voxels.end, DONE)
 
     def read(self, box: Window) -> NDArray[Any]:
-        """The values of a box; planes that nobody has asked for before are decoded first.
+        """The values of a box; planes are decoded on first use.
 
         Raises:
             SourceError: a plane cannot be decoded, or TMPDIR is full.

@@ -143,12 +143,12 @@ class SourceReference:
 
     @property
     def files(self) -> list[Instance]:
-        """Each file of the source once."""
+        """All files of the source, without duplicates."""
         return list(dict.fromkeys(replace(plane, frame=None) for plane in self.planes))
 
     @property
     def is_multiframe(self) -> bool:
-        """Whether planes are frames of a file, or of the files of a concatenation."""
+        """Whether planes are frames of one multi-frame file or of a concatenation."""
         return self.planes[0].frame is not None
 
 
@@ -294,7 +294,7 @@ def _image(reference: SourceReference, instance: Instance) -> Dataset:
 
 
 def evidence_images(reference: SourceReference) -> list[Dataset]:
-    """A header for each file of the source, in the form that highdicom lists as evidence."""
+    """A header per file of the source, in the form that highdicom expects as evidence."""
     return [_image(reference, file) for file in reference.files]
 
 
@@ -319,7 +319,7 @@ def decimals(*numbers: float) -> list[DSfloat]:
 
 
 def _multiframe(reference: SourceReference) -> Dataset:
-    """A header of the chosen frames alone, numbered as the planes are, as if all were of the file of the first."""
+    """A header of the selected frames alone, numbered like the planes, as if all belonged to the first file."""
     image = _image(reference, reference.planes[0])
     image.NumberOfFrames = len(reference.planes)
     shared, orientation, measures = Dataset(), Dataset(), Dataset()

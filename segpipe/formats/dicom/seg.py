@@ -232,7 +232,7 @@ def _known(images: Sequence[Dataset], classes: Sequence[str]) -> Iterator[Datase
 
 
 def _renumber(header: Dataset, reference: SourceReference) -> None:
-    """Refer to the files and the frames that planes come from, in place of positions of planes in one file."""
+    """Replace references to plane positions in one file by references to the actual source files and frames."""
     for source in _sources(header):
         plane = reference.planes[int(source.ReferencedFrameNumber) - 1]
         source.ReferencedSOPInstanceUID, source.ReferencedFrameNumber = plane.sop_instance, plane.frame

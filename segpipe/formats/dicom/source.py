@@ -112,7 +112,7 @@ class SeriesSource:
         return DECODER_BYTES if any(plugin_of(UID(syntax), bits) is None for syntax in self._series.syntaxes) else 0
 
     def empty(self, window: Window) -> bool:
-        """False: a series does not say which pixels are valid before they are read."""
+        """False: a series does not state which pixels are valid before they are read."""
         del window
         return False
 
@@ -173,7 +173,7 @@ def check_headers(series: Series) -> None:
 
 
 def _check_use(path: str, contract: Contract, overrides: Overrides) -> None:
-    """Refuse what a series cannot be."""
+    """Refuse series that are not supported."""
     check_overrides(path, overrides)
     if contract.channel_count != 1:
         raise SourceError(

@@ -81,7 +81,7 @@ MOST_QUOTED = 300
 
 
 def error_text(error: Exception) -> str:
-    """What pydicom says about an error, without what it quotes, which may be the value of a tag."""
+    """The message of pydicom without its quotations, which may be values of tags."""
     return without_quotes(one_line(error))[:MOST_QUOTED]
 
 

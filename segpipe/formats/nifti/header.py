@@ -147,7 +147,7 @@ def _parsed(path: str, head: bytes, *, packed: bool) -> Any:
 
 
 def _no_nifti(path: str, head: bytes, *, packed: bool) -> str:
-    """Say what a file is that has the name of a volume but is not one."""
+    """Describe a file that has the name of a volume but is not one."""
     if packed and head[:2] == GZIP:
         return f"{path} is packed twice: unpack it once, with gunzip"
     if packed and not head:

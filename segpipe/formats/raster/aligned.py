@@ -46,7 +46,7 @@ class AlignedRaster:
     _alpha: bool = False
     """Whether the last band of the file is an alpha band."""
     _turn: Turn | None = None
-    """How to turn stored pixels upright; None if they are."""
+    """How to turn stored pixels upright; None if they already are."""
     _nodata: Interval | None = None
     """Values that are nodata beside an alpha band, by which GDAL resamples."""
     _rest: "AlignedRaster | None" = None
@@ -116,7 +116,7 @@ def open_aligned(path: Path, grid: Grid) -> Iterator[AlignedRaster]:
 
 
 def _upright(path: Path, dataset: DatasetReader, grid: RasterGrid) -> tuple[RasterGrid, Turn | None]:
-    """The grid of a raster, and how to turn its pixels: as those of a case, by its orientation tag if it has no place."""
+    """The grid of a raster, and how to turn its pixels upright: by the orientation tag if it has no georeferencing."""
     own = read_grid(dataset)
     turn, _ = turn_of(dataset, str(path), place=own.georeferenced or grid.georeferenced)
     return replace(own, shape=turn.shape), None if turn.orientation == UPRIGHT else turn

@@ -40,7 +40,7 @@ def files_of(dataset: DatasetReader, look: Look | None = None) -> list[str]:
     """All files of an open dataset: those that GDAL lists, and for a VRT its sources with their sidecars.
 
     GDAL omits the sources of a VRT's mask, sources that are subdatasets, the sources of nested VRTs, the world file of a
-    BMP, and any file, even the dataset's own, of which the operating system does not say at once whether it exists.
+    BMP, and any file, even the dataset's own, whose ``stat`` fails at that moment.
 
     Args:
         dataset: the file.

@@ -114,10 +114,10 @@ def _exists(name: str) -> bool:
 
 
 def _asked(question: Callable[[str], bool], name: str) -> bool:
-    """The answer to a question about a path; False where it may not be asked, as GDAL may not open such a path either.
+    """Ask about a local path; False for paths that GDAL may not open either.
 
     Raises:
-        OSError: it stays open.
+        OSError: this cannot be determined.
     """
     try:
         return question(name)

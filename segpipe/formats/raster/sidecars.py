@@ -68,7 +68,7 @@ class Checks:
 
 
 def facts(dataset: DatasetReader) -> str:
-    """What a dataset says of itself that may come from a file beside it."""
+    """All metadata of a dataset that may come from a sidecar file."""
     points, crs = dataset.gcps
     bands = (dataset.nodatavals, dataset.mask_flag_enums, dataset.colorinterp, dataset.scales, dataset.offsets)
     place = (dataset.crs, tuple(dataset.transform), crs, [(p.row, p.col, p.x, p.y, p.z) for p in points], dataset.rpcs)
@@ -77,7 +77,7 @@ def facts(dataset: DatasetReader) -> str:
 
 
 def _text(read: Callable[[], object]) -> object:
-    """What a dataset says in words; the error of rasterio where these are not UTF-8, which is no fault of reading."""
+    """Tags and descriptions of a dataset, or the error of rasterio if they are not UTF-8, which is no fault of reading."""
     try:
         return read()
     except UnicodeDecodeError as error:
@@ -85,7 +85,7 @@ def _text(read: Callable[[], object]) -> object:
 
 
 def check_opened(path: str, dataset: DatasetReader, files: Sequence[str], again: Callable[[], DatasetReader]) -> str:
-    """Compare a dataset that has sidecar files with the same one opened again; what it says, empty if nothing was compared.
+    """Open a dataset that has sidecar files again and compare its metadata; returns them, or an empty text without sidecars.
 
     Args:
         path: the dataset.
@@ -105,15 +105,15 @@ def check_opened(path: str, dataset: DatasetReader, files: Sequence[str], again:
 
 
 def check_same(path: str, before: str, now: str) -> None:
-    """Check that a dataset that was opened twice says the same of itself.
+    """Check that a dataset has the same metadata in both openings.
 
-    GDAL opens a raster also where a file beside it cannot be read, without a word: nodata, masks or georeferencing are lost.
+    GDAL silently ignores a sidecar file that it cannot read, and loses nodata values, masks or georeferencing.
 
     Raises:
-        SourceError: it does not; another try may.
+        SourceError: the metadata differ; a retry may succeed.
     """
     if before != now:
-        fault = OSError(errno.EIO, "a file beside it could be read in one of two tries, and not in the other")
+        fault = OSError(errno.EIO, "a file beside it could be read in only one of two tries")
         raise SourceError(f"{path}: {fault.strerror}: check the disk, and run the same command again") from fault
 
 

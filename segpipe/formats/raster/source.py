@@ -137,7 +137,7 @@ class RasterSource:
             return dataset
 
     def _open(self) -> DatasetReader:
-        """Open the file; a scene of many files opens a VRT of them."""
+        """Open the file; scenes of many files override this to open a VRT."""
         return open_raster(self._path, remote=self._remote)
 
     @contextmanager

@@ -243,7 +243,7 @@ def check_tags(path: str, file: BufferedReader) -> None:
 
 
 def _previewed(first: Directory, file: BufferedReader) -> Directory | None:
-    """The image of which the first one of a file is a reduced copy, as cameras and scanners write it."""
+    """The full image of a file whose first image is a preview of it, as some cameras and scanners write; else None."""
     if first.read:
         return None
     listed = first.values(SUBIFDS)

@@ -20,7 +20,7 @@ def name_of(path: str) -> str:
 
 
 def is_safe(path: str) -> bool:
-    """Whether a folder is a product of Sentinel-2, in which no other case is looked for.
+    """Whether a folder is a product of Sentinel-2; it then holds no other cases.
 
     Raises:
         OSError: it cannot be read.

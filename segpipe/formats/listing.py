@@ -67,7 +67,7 @@ class Listing:
             seen.add(here.real)
             folders, files = ([], []) if closed(here.path) else self._read(here.path)
             yield here.path, files
-            left += [here / name for name in reversed(_matched(folders, "*"))]
+            left += [here / name for name in reversed(matched(folders, "*"))]
 
     def matching(self, root: str, pattern: Sequence[str], closed: Callable[[str], bool] = lambda _: False) -> Iterator[str]:
         """Yield the files below ``root``, and the folders for which ``closed`` is true, that match the parts of a pattern.
@@ -100,14 +100,14 @@ class Listing:
 
     def _folders(self, folder: str, part: str) -> list[str]:
         if glob.has_magic(part):
-            return _matched(self._read(folder)[0], part)
+            return matched(self._read(folder)[0], part)
         with self.noting(path := join(folder, part)):  # noqa: PTH118
             return [part] if is_folder(path) else []
         return []
 
     def _files(self, folder: str, part: str) -> list[str]:
         if glob.has_magic(part):
-            return _matched(self._read(folder)[1], part)
+            return matched(self._read(folder)[1], part)
         with self.noting(path := join(folder, part)):  # noqa: PTH118
             return [part] if is_there(path) and not is_folder(path) else []
         return []
@@ -144,6 +144,6 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False  # opening it reports the reason
 
 
-def _matched(names: Sequence[str], pattern: str) -> list[str]:
+def matched(names: Sequence[str], pattern: str) -> list[str]:
     """Names that match a pattern; hidden ones only if the pattern begins with a dot."""
     return [name for name in fnmatch.filter(names, pattern) if pattern.startswith(".") or not name.startswith(".")]

@@ -3,14 +3,15 @@
 import glob
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from segpipe.errors import InputError, SourceError, of_system
 from segpipe.formats.case import RASTER, SCENE, Case
 from segpipe.formats.identity import FolderListings, Identity, identities, unhidden
-from segpipe.storage.existence import is_file
+from segpipe.formats.listing import matched
+from segpipe.storage.existence import is_file, is_folder, is_there
 from segpipe.storage.paths import in_bucket, is_remote
 from segpipe.storage.retry import is_passing
 from segpipe.storage.s3 import find_objects
@@ -52,8 +53,8 @@ class MaskFinder:
         if is_remote(case.path):
             return [f"{folder}/{self.mask.pattern.replace(CASE, stem)}"]  # whether it exists, opening it tells
         if glob.has_magic(self.mask.pattern):
-            pattern = os.path.join(glob.escape(folder), self.mask.pattern.replace(CASE, glob.escape(stem)))  # noqa: PTH118
-            return sorted(path for path in glob.glob(pattern) if path.lower().endswith(SUFFIXES))
+            pattern = PurePosixPath(self.mask.pattern.replace(CASE, glob.escape(stem)))
+            return sorted(path for path in _matches(folder, pattern.parts) if path.lower().endswith(SUFFIXES))
         plain = os.path.join(folder, self.mask.pattern.replace(CASE, stem))  # noqa: PTH118
         return [plain] if is_file(plain) else []
 
@@ -94,12 +95,29 @@ def _listed(folder: str) -> Iterable[str]:
         except InputError as error:
             raise SourceError(str(error)) from error
         return [path for path in found if path.rpartition("/")[0] == folder]
-    if is_remote(folder):
-        return []
+    return [] if is_remote(folder) else [os.path.join(folder, name) for name in _names_in(folder)]  # noqa: PTH118
+
+
+def _names_in(folder: str) -> list[str]:
     try:
-        return [os.path.join(folder, name) for name in os.listdir(folder or ".")]  # noqa: PTH118, PTH208
+        return os.listdir(folder or ".")  # noqa: PTH208 - names alone
     except OSError as error:
-        raise SourceError(f"{folder} cannot be listed: {of_system(error)}") from error
+        raise SourceError(f"{folder or '.'} cannot be listed: {of_system(error)}") from error
+
+
+def _matches(folder: str, pattern: Sequence[str]) -> Iterator[str]:
+    """Yield what matches the parts of a pattern; ``glob`` would take a folder that cannot be read for an empty one.
+
+    Raises:
+        OSError, SourceError: a folder cannot be read, or a match cannot be examined.
+    """
+    part, *rest = pattern
+    for name in matched(_names_in(folder), part) if glob.has_magic(part) else [part]:
+        path = os.path.join(folder, name)  # noqa: PTH118
+        if rest and is_folder(path):
+            yield from _matches(path, rest)
+        elif not rest and is_there(path):
+            yield path
 
 
 def _parts(case: Case) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Which values of masks are valid, which file is the mask of a case, and where its pixels lie."""
 
+import glob
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import rasterio
 from affine import Affine
 from pyproj import Transformer
 from rasterio.crs import CRS
+from unreadable import fail
 
 from segpipe.errors import SourceError
 from segpipe.formats.case import SCENE, Case, SceneFiles
@@ -161,6 +163,39 @@ def test_no_mask_or_several_are_an_error(names, text, message):
     root = names("a.tif", "b1.tif", "b2.tif", "b_SCL.tif")
     with pytest.raises(SourceError, match=message):
         found(root, "a.tif", text)
+
+
+PATTERNS = (
+    "*.tif",
+    "../masks/{case}*.tif",
+    "../m*/{case}_?.tif",
+    "**/[ab]*.tif",
+    "../*/../masks/{case}_x.tif",
+    "./{case}*",
+    "x*/y*",
+)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_patterns_find_what_glob_finds(pattern, names):
+    root = names(
+        "scenes/a[1].tif", "scenes/.a[1]_h.tif", "scenes/sub/b.tif", "masks/a[1]_x.tif", "masks/a[1]_y.tif", "masks/b.tif"
+    )
+    folder = glob.escape(str(root / "scenes"))
+    wanted = glob.glob(f"{folder}/{pattern.replace('{case}', glob.escape('a[1]'))}")
+    finder = MaskFinder(parse_validity(f"{pattern}:1"))
+    assert finder._found(Case("a", str(root / "scenes/a[1].tif"))) == sorted(path.replace("/./", "/") for path in wanted)
+
+
+@pytest.mark.parametrize("pattern", ["../masks/{case}*.tif:1", "../m*/{case}*.tif:1", "../masks/{case}_x.tif:1", "scl"])
+def test_a_folder_that_cannot_be_read_is_not_empty(pattern, names, monkeypatch):
+    """Its masks would be cases, and their scenes would fail as if there were none."""
+    root = names("scenes/a.tif", "masks/a_x.tif")
+    case = Case("a", str(root / "scenes/a.tif"))
+    place = root / "scenes" if pattern == "scl" else root / "masks/a_x.tif" if "_x" in pattern else root / "masks"
+    fail(monkeypatch, place)
+    with pytest.raises((OSError, SourceError), match="Input/output error"):
+        with_masks([case], parse_validity(pattern))
 
 
 def test_the_mask_of_a_product_is_in_it(names):

@@ -16,6 +16,8 @@ from segpipe.formats.registry import FORMATS, RASTER, find_in_family
 from segpipe.formats.scene_masks import with_masks
 from segpipe.formats.scenes.search import is_safe_folder
 from segpipe.formats.search import Search, expand
+from segpipe.storage.content import describe
+from segpipe.storage.existence import is_folder
 from segpipe.storage.paths import is_remote
 
 
@@ -158,6 +160,8 @@ def _nothing(text: str, search: Search) -> str:
         )
     if not is_remote(text) and (folder := next(filter(os.path.isdir, glob.iglob(text)), None)) not in (None, text):
         return f"a glob takes files, and {text} matches folders, such as {folder}: end it with /** for the files in them"
+    if not is_remote(text) and is_folder(text) and (kind := describe(text)) is not None:
+        return kind
     left = {**count_left_out(search.others, []), **search.left_out}
     held = f", and this one holds {listed(left)}" if left else ""
     suffixes = " ".join(sorted(search.known))

@@ -8,8 +8,10 @@ from typing import BinaryIO
 SIZES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 """TIFF's integer types as ``struct`` formats."""
 
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 OFFSETS, COUNTS = (273, 324), (279, 325)
 DIRECTORIES = 64
+UNFINISHED = "its header refers to no image, as while a program writes it: write it again"
 
 
 def missing(path: str | Path) -> str | None:
@@ -24,8 +26,9 @@ def missing(path: str | Path) -> str | None:
             needed = _needed(stream, head)
         except struct.error:
             return f"it has {size:,} bytes and ends within its directory: copy it again"
-        if needed is not None and needed > size:
-            return f"it has {size:,} bytes, and what it names reaches to byte {needed:,}: copy it again"
+        if needed is not None and not 0 < needed <= size:
+            rest = f"what it names reaches to byte {needed:,}: copy it again" if needed else UNFINISHED
+            return f"it has {size:,} bytes, and {rest}"
         if head.startswith(b"\xff\xd8\xff") and not _ends(stream, size, b"\xff\xd9"):
             return f"it has {size:,} bytes and no end (EOI): copy it again"
         if head.startswith(b"\x89PNG") and not _ends(stream, size, b"IEND"):
@@ -39,13 +42,13 @@ def _ends(stream: BinaryIO, size: int, mark: bytes) -> bool:
 
 
 def _needed(stream: BinaryIO, head: bytes) -> int | None:
-    """Minimum size of a file in bytes by its own header; None if unknown."""
+    """Minimum size of a file in bytes by its own header; 0 for a TIFF without images, None if unknown."""
     if head[:4] == b"RIFF":
         return 8 + int(struct.unpack("<I", head[4:8])[0])
     if head[:2] == b"BM":
-        return int(struct.unpack("<I", head[2:6])[0])
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return max(_reaches(stream, "<" if head[:1] == b"I" else ">", big=b"+" in head[:4]))
+        return int(struct.unpack("<I", head[2:6])[0]) or None  # some programs write 0
+    if head[:4] in TIFF:
+        return max(_reaches(stream, "<" if head[:1] == b"I" else ">", big=b"+" in head[:4]), default=0)
     return None
 
 

@@ -18,6 +18,9 @@ from segpipe.geometry.ground import Ground
 from segpipe.geometry.place import Location, placed, size_off_earth
 from segpipe.geometry.reference import NowhereError, crs_name
 
+BY_ARRAYS = "the file is placed by geolocation arrays, which the mask does not keep: warp it first with gdalwarp -geoloc"
+"""Why a swath has no place; GDAL's domain GEOLOCATION names a raster of longitudes or eastings as X_DATASET."""
+
 
 @dataclass(frozen=True)
 class RasterGrid:
@@ -155,6 +158,8 @@ def read_grid(dataset: DatasetReader, crs: str | None = None) -> RasterGrid:
     """The grid of a dataset; ``crs`` replaces its CRS if given."""
     gcps, gcps_crs = dataset.gcps
     transform, defect = (None, None) if gcps else usable(dataset.transform)
+    if not (transform or gcps or dataset.rpcs) and "X_DATASET" in dataset.tags(ns="GEOLOCATION"):
+        defect = defect or BY_ARRAYS
     grid = RasterGrid(
         shape=dataset.shape,
         crs=dataset.crs,

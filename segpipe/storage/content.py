@@ -22,6 +22,7 @@ SUBDATASET = "take a variable out: gdalinfo FILE lists them, then gdal_translate
 NAMES = "--classes classes.toml --bands NAMES --tile 512 --output model.onnx"
 EXPORT = f"make an ONNX file of it: segpipe export FILE --arch NAME {NAMES}"
 TF2ONNX = "convert it: python -m tf2onnx.convert --{} FILE --output model.onnx, then segpipe export attach"
+JPEG_XL = "convert it: djxl FILE out.png"
 UNPACK = "unpack it, or name a raster inside as /vsi{}/FILE/name.tif"
 
 SUFFIXES = {NAMED: (".nii", ".nii.gz"), NAMED_DICOM: (".dcm", ".dicom", ".ima")}
@@ -61,6 +62,9 @@ MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x28\xb5\x2f\xfd", "packed with zstd", "unpack it: unzstd FILE"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it: 7z x FILE"),
     (0, b"Rar!\x1a\x07", "a RAR archive", "unpack it: unrar x FILE"),
+    (0, b"\xff\x0a", "JPEG XL", JPEG_XL),
+    (4, b"JXL \r\n\x87\n", "JPEG XL", JPEG_XL),
+    (0, b"II\xbc\x01", "JPEG XR", "convert it to PNG or TIFF"),
     (4, b"ftypavif", "AVIF", "convert it to PNG"),
     (4, b"ftypheic", "HEIC", "convert it to PNG"),
     (4, b"ftyp", "a video", "take frames out: ffmpeg -i FILE frame%05d.png"),

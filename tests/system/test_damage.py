@@ -9,7 +9,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import imagecodecs
@@ -30,6 +30,7 @@ from segpipe.formats.raster.gdal_messages import messages
 from segpipe.formats.raster.source import RasterSource
 from segpipe.formats.raster.tiff import check_tags, verify_files
 from segpipe.formats.redaction import hidden_inputs
+from segpipe.geometry.windows import Window
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
@@ -440,6 +441,37 @@ def test_nodata_of_which_gdal_makes_another_number(text, tmp_path):
     path = bare(tmp_path / "a.tif", (42113, 2, 0, text, True))
     with pytest.raises(SourceError, match=re.escape(f"its nodata value is no number, got {text!r}")):
         opened(path)
+
+
+def wide(folder: Path, kind: str, text: str) -> Path:
+    """A raster of 64-bit integers whose nodata value is that text."""
+    own = [(42113, 2, 0, text, True)] if kind == "GTiff" else []
+    tifffile.imwrite(folder / "a.tif", WIDE_PIXELS, metadata=None, extratags=own)
+    if kind == "PAM":
+        (folder / "a.tif.aux.xml").write_text(f"<PAMDataset>{pam_band(1, text)}</PAMDataset>")
+    if kind == "VRT":
+        band = vrt_band(1, text).replace("Byte", "Int64")
+        (folder / "a.vrt").write_text(f'<VRTDataset rasterXSize="5" rasterYSize="1">{band}</VRTDataset>')
+    return folder / ("a.vrt" if kind == "VRT" else "a.tif")
+
+
+WIDE_PIXELS = np.array([[-(2**63), -9, 0, 1, 3]])
+WIDE_NODATA = {"3": 4, "-9": 1, "+1.": 3, "0.0": 2, "-9223372036854775808": 0}
+WIDE_CUT = ["-9.2233720368547758e+18", "1e3", "nan", "3.5"]
+
+
+@pytest.mark.parametrize("text", [*WIDE_NODATA, *WIDE_CUT])
+@pytest.mark.parametrize("kind", ["GTiff", "PAM", "VRT"])
+def test_nodata_of_64_bit_integers_is_in_digits(kind, text, tmp_path):
+    """GDAL, and so rasterio where it writes such values with an exponent, means the first digits."""
+    path, terms = wide(tmp_path, kind, text), parse_contract(contract(1, 3), "test")
+    if text in WIDE_CUT:
+        with pytest.raises(SourceError, match=re.escape(f"must be written in digits, got {text!r}")):
+            RasterSource(str(path), terms)
+        return
+    with closing(RasterSource(str(path), terms)) as source:
+        _, invalid = source.read(Window((0, 0), (1, 5)))
+    assert np.flatnonzero(invalid).tolist() == [WIDE_NODATA[text]]
 
 
 @pytest.mark.parametrize("scale", [(11, 3), (12, 2), (11, 2), (12, 4)])

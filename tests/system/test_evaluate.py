@@ -249,6 +249,19 @@ def test_a_case_that_cannot_be_compared_costs_only_itself(segpipe, out, tmp_path
     assert "failed c/d: values of a reference must be classes" in printed.stderr
 
 
+def test_a_reference_of_complex_numbers_is_refused(segpipe, out, tmp_path):
+    """NumPy would drop their imaginary parts."""
+    with rasterio.open(out / "a.tif") as mask:
+        profile = {"crs": mask.crs, "transform": mask.transform, "width": mask.width, "height": mask.height}
+        labels = mask.read(1) + np.complex64(1j)
+    (tmp_path / "ref").mkdir()
+    with rasterio.open(tmp_path / "ref" / "a.tif", "w", driver="GTiff", count=1, dtype="complex64", **profile) as file:
+        file.write(labels, 1)
+    done = segpipe("evaluate", "--labels", "out", "--reference", "ref")
+    assert done.returncode == 1
+    assert "failed a: ref/a.tif must hold integers or floats, and holds complex64" in done.stderr
+
+
 def test_a_reference_that_lies_elsewhere_is_named(segpipe, out, tmp_path):
     profile = {"driver": "GTiff", "crs": "EPSG:32633", "count": 1, "dtype": "uint8"}
     (tmp_path / "ref").mkdir()

@@ -59,6 +59,13 @@ def test_a_folder_without_a_raster_says_what_it_holds(tmp_path):
         find_cases([str(tmp_path / "in")])
 
 
+def test_a_zarr_store_says_what_it_is(tmp_path):
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / ".zgroup").write_text("{}")
+    with pytest.raises(InputError, match=r"a\.zarr is a Zarr store: take an array out: gdal_translate 'ZARR:.*a\.zarr"):
+        find_cases([str(tmp_path / "a.zarr")])
+
+
 @pytest.mark.parametrize("more", [("--executor", "serial"), ("--dry-run",)], ids=["run", "dry run"])
 def test_a_run_says_so_once(more, folder, segpipe, tmp_path):
     pixelwise(tmp_path / "m.onnx")

@@ -73,6 +73,12 @@ CONTENT = {
     "gz": (gzip.compress(b"II*\0"), "is packed with gzip: unpack it"),
     "netcdf": (b"CDF\x01\0\0\0\0", "is NetCDF: take a variable out"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + b"\0" * 99, "is HDF5: take a variable out"),
+    "jpeg xl": (b"\xff\x0a" + bytes(9), "is JPEG XL: convert it: djxl .*bad.* out.png"),
+    "jpeg xl in boxes": (b"\0\0\0\x0cJXL \r\n\x87\n", "is JPEG XL: convert it: djxl"),
+    "jpeg xr": (b"II\xbc\x01" + bytes(9), "is JPEG XR: convert it"),
+    "unfinished tiff": (b"II*\0\0\0\0\0", "its header refers to no image, as while a program writes it"),
+    "unfinished bigtiff": (b"II+\0\x08\0\0\0" + bytes(8), "its header refers to no image"),
+    "esri grid": (b"ncols 2\nnrows 1\n1 2\n", "where gdalinfo .*bad.* shows a raster, convert it: gdal_translate .*bad"),
     "grib": (b"GRIB\0\0\0\2", "is GRIB: convert it: gdal_translate"),
     "shapefile": (b"\0\0\x27\x0a" + b"\0" * 99, "is a shapefile: vectors hold no pixels"),
     "geojson": (json.dumps({"type": "FeatureCollection", "features": []}).encode(), "is GeoJSON: it holds no pixels"),
@@ -226,6 +232,13 @@ def test_a_directory_that_names_more_than_memory_holds(kind, big, tmp_path):
     for place in (8, 2 ** (64 if big else 32) - 1):
         path.write_bytes(head + struct.pack(entry, 273, kind, count, place) + bytes(8))
         assert f"what it names reaches to byte {place + count * (2 if kind == 3 else 4):,}" in missing(path)
+
+
+def test_a_tiff_whose_codec_gdal_lacks(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.moveaxis(PIXELS, 0, -1), compression="jpegxl", photometric="rgb")
+    with pytest.raises(SourceError, match=r"missing codec .*; write it with another .*COMPRESS=DEFLATE .*a\.tif"):
+        opened(path)
 
 
 def test_a_cut_tiff_that_gdal_does_not_open(tmp_path, raster):

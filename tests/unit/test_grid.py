@@ -9,7 +9,7 @@ from lattices import Lattice
 from rasterio.crs import CRS
 
 from segpipe.geometry.grid import METRES, BareGrid, Grid
-from segpipe.geometry.raster_grid import RasterGrid
+from segpipe.geometry.raster_grid import RasterGrid, place_of, read_grid
 from segpipe.geometry.voxel_grid import VoxelGrid, matrix_rows
 
 UTM = CRS.from_epsg(32633)
@@ -55,6 +55,16 @@ def test_every_grid_keeps_the_protocol(grid):
     sizes = grid.measure.sizes([np.minimum(np.arange(count + 1) * side, n) for n, side, count in axes])
     assert np.broadcast_to(sizes, cells).shape == cells
     assert (sizes > 0).all()
+
+
+def test_a_swath_says_that_its_mask_does_not_keep_its_place(raster, tmp_path):
+    path = raster("a.tif", np.zeros((1, 4, 5), np.uint8), crs=None, transform=None)
+    arrays = {"X_DATASET": "lon.tif", "X_BAND": 1, "Y_DATASET": "lat.tif", "Y_BAND": 1}
+    items = "".join(f'<MDI key="{key}">{value}</MDI>' for key, value in arrays.items())
+    (tmp_path / "a.tif.aux.xml").write_text(f'<PAMDataset><Metadata domain="GEOLOCATION">{items}</Metadata></PAMDataset>')
+    with rasterio.open(path) as dataset:
+        (note,) = place_of(read_grid(dataset)).notes
+    assert note.startswith("areas are in pixels: the file is placed by geolocation arrays, which the mask does not keep")
 
 
 def test_sizes_of_a_uniform_volume_are_the_product_of_its_spacing():

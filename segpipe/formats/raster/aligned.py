@@ -127,6 +127,11 @@ def _check_bands(path: Path, dataset: DatasetReader) -> None:
         raise SourceError(
             f"{path} must have one band of labels, and has {dataset.count}: extract one with gdal_translate -b"
         )
+    if "complex" in dataset.dtypes[0]:
+        raise SourceError(
+            f"{path} must hold integers or floats, and holds {dataset.dtypes[0]}: "
+            "take the real part with gdal_translate -ot Float32"
+        )
 
 
 def _has_alpha(dataset: DatasetReader) -> bool:

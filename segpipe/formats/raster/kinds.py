@@ -21,6 +21,12 @@ SCANNERS = ("Aperio", "<scn", "<DataObject", "<EncodeInfo")
 NOT_RECOGNIZED = "not recognized"
 """GDAL's message where no driver accepts a file. A file that a driver accepted is damaged, whatever it looks like."""
 
+CONVERT = "; where gdalinfo {0} shows a raster, convert it: gdal_translate {0} out.tif"
+NO_CODEC = "missing codec"
+"""GDAL's message for a TIFF with a compression of which this build of GDAL knows only the name."""
+
+DECODE = "; write it with another compression where GDAL has the codec: gdal_translate -co COMPRESS=DEFLATE {0} out.tif"
+
 NO_SLIDES = (
     "{0} is a slide, which is not supported yet: take a level out, as with rio convert {0} level0.tif, "
     "or vips openslideload {0}[level=1] level1.tif, and check --tile and the pixel size of the model"
@@ -41,9 +47,18 @@ def explained(path: str) -> Iterator[None]:
             raise SourceError(f"{path} cannot be read: {of_system(unreadable)}") from unreadable
         if text is not None:
             raise SourceError(text) from error
-        if rest is not None:
-            raise SourceError(f"{error}; {rest}") from error
+        if (more := _mend(path, str(error), rest)) is not None:
+            raise SourceError(f"{error}{more}") from error
         raise
+
+
+def _mend(path: str, error: str, rest: str | None) -> str | None:
+    """What to do with a file that GDAL cannot open, as far as the error or the file tell."""
+    if rest is not None:
+        return f"; {rest}"
+    if NO_CODEC in error:
+        return DECODE.format(path)
+    return CONVERT.format(path) if NOT_RECOGNIZED in error else None
 
 
 def refuse_slides(dataset: DatasetReader, path: str) -> None:

@@ -18,7 +18,8 @@ from segpipe.formats.identity import SIDECAR, world_files
 from segpipe.formats.raster.dataset_files import own_files
 from segpipe.formats.raster.gdal import any_name
 from segpipe.formats.raster.references import parse_xml
-from segpipe.formats.raster.tiff import check_tags, is_number
+from segpipe.formats.raster.tiff import NOT_WHOLE, check_tags, is_number, is_whole
+from segpipe.formats.raster.validity import WIDE
 from segpipe.storage.existence import exists, is_file
 from segpipe.storage.paths import is_remote
 
@@ -59,6 +60,7 @@ class Checks:
             with Path(file).open("rb") as stream:
                 self.look(file, stream)
         _check_mask(dataset, path)
+        _check_wide(dataset, here & {path, f"{path}.aux.xml"})
         if dataset.driver != "VRT":
             _check_world_file(dataset, path)
             return
@@ -154,11 +156,26 @@ def _check_xml(file: str) -> None:
             root = parse_xml(stream.read())
     except ET.ParseError as error:
         raise SourceError(f"{file} is not well-formed XML, {error}: {MEND}") from error
-    values = [e.text for e in root.iter("NoDataValue") if e.text and e.text.strip()]  # an empty element declares none
+    values = _nodata_texts(root)
     values += chain.from_iterable((e.text or "").split(",") for e in root.iter("GeoTransform"))
     bad = next((text for text in values if not is_number(text.strip())), None)
     if bad is not None:
         raise SourceError(f"{file}: nodata values and geotransforms must be numbers, got {bad!r}: {MEND}")
+
+
+def _nodata_texts(root: ET.Element) -> list[str]:
+    return [e.text for e in root.iter("NoDataValue") if e.text and e.text.strip()]  # an empty element declares none
+
+
+def _check_wide(dataset: DatasetReader, files: Iterable[str]) -> None:
+    """Check nodata values in XML where all bands are 64-bit integers: GDAL takes the first digits."""
+    if not {*dataset.dtypes} <= {*WIDE}:
+        return
+    for file in files:
+        if file.lower().endswith((".aux.xml", ".vrt")):
+            texts = _nodata_texts(parse_xml(Path(file).read_bytes()))
+            if (bad := next((text for text in texts if not is_whole(text.strip())), None)) is not None:
+                raise SourceError(f"{file}: {NOT_WHOLE.format(bad)}")
 
 
 def _check_world_file(dataset: DatasetReader, path: str) -> None:

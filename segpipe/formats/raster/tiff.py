@@ -38,6 +38,7 @@ DEFLATE, LERC = (8, 32946), 34887
 UNCOMPRESSED = 1
 
 PHOTOMETRIC, YCBCR = 262, 6
+SAMPLE_FORMAT, INTEGERS = 339, (1, 2)
 WIDTH, HEIGHT, BITS, COMPRESSION, SAMPLES, ROWS_PER_STRIP, PLANAR = 256, 257, 258, 259, 277, 278, 284
 TILE_WIDTH, TILE_HEIGHT, SUBFILE, SUBIFDS, NODATA, GEO_KEYS = 322, 323, 254, 330, 42113, 34735
 OFFSETS, COUNTS = (273, 324), (279, 325)
@@ -53,6 +54,12 @@ NUMBER = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 """Texts that GDAL reads as the number that they are. It reads ``-nan`` and ``infinity`` as 0, ``1.#IND`` as 1."""
+
+WHOLE = re.compile(r"[+-]?\d+([.,]0*)?", re.ASCII)
+NOT_WHOLE = (
+    "its pixels are 64-bit integers, whose nodata value must be written in digits, got {0!r}, of which GDAL takes the first "
+    "digits or 0: write the raster again with another nodata value, or with none and --nodata"
+)
 
 FIRST = 8
 """Bytes of the header: no value of a tag begins before."""
@@ -130,6 +137,11 @@ class Directory:
     def read(self) -> bool:
         """Whether its pixels are read: it is the image or its mask, not an overview."""
         return not self.value(SUBFILE) & 1
+
+    @property
+    def wide(self) -> bool:
+        """Whether its pixels are 64-bit integers."""
+        return self.value(BITS) == 64 and self.value(SAMPLE_FORMAT, 1) in INTEGERS
 
     @cached_property
     def block(self) -> tuple[int, int]:
@@ -281,7 +293,14 @@ def _nodata_fault(directory: Directory) -> str | None:
     if (values := directory.values(NODATA)) is None or not (data := values.tobytes()).strip(b"\0 "):
         return None
     text = data.split(b"\0")[0].decode(errors="replace").strip()
-    return None if is_number(text.replace(",", ".", 1)) else f"its nodata value is no number, got {text!r}"
+    if not is_number(text.replace(",", ".", 1)):
+        return f"its nodata value is no number, got {text!r}"
+    return None if not directory.wide or is_whole(text) else NOT_WHOLE.format(text)
+
+
+def is_whole(text: str) -> bool:
+    """Whether GDAL reads a text as a nodata value of 64-bit integers: it stops at the first character that is no digit."""
+    return WHOLE.fullmatch(text) is not None
 
 
 def is_number(text: str) -> bool:

@@ -1,11 +1,13 @@
 """The joined map of a run that has ended."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from segpipe.api.mosaic_size import size_warnings
 from segpipe.api.results import masked_cases
 from segpipe.choices import OverlapRule
 from segpipe.errors import OutputError, SettingsError
@@ -13,15 +15,17 @@ from segpipe.formats.registry import FORMATS, RASTER, environment
 from segpipe.jobs.last_run import warn_of_lacking
 from segpipe.overlap.finished import FinishedCase
 from segpipe.overlap.index import SUFFIX, IndexedMask, is_possible, write_index
-from segpipe.overlap.mosaic import MosaicPlan, plan_mosaic, write_mosaic
+from segpipe.overlap.mosaic import SILENT, Course, Forecast, MosaicPlan, plan_mosaic, write_mosaic
 from segpipe.overlap.mosaic_grid import GridRequest
 from segpipe.process.environment import clean_environment
 from segpipe.results.records import records
 from segpipe.storage import Store
 from segpipe.storage.folder import DRAFTS, Folder
-from segpipe.storage.lock import locked
+from segpipe.storage.lock import locked, sign_of
 from segpipe.storage.paths import in_bucket
 from segpipe.storage.places import store_at
+
+LOG = logging.getLogger("segpipe")
 
 ENDINGS = (".tif", ".tiff")
 SQLITE = b"SQLite format 3\0"
@@ -39,12 +43,13 @@ class MosaicTask:
     request: GridRequest = field(default_factory=GridRequest)
 
 
-def make_mosaic(output: str | os.PathLike[str], task: MosaicTask) -> list[str]:
+def make_mosaic(output: str | os.PathLike[str], task: MosaicTask, course: Course = SILENT) -> list[str]:
     """Write the joined map of a run and its index, and return lines that describe them.
 
     Args:
         output: the folder of the run, or ``s3://bucket/prefix``.
         task: the map.
+        course: hears of the mosaic while it is made.
 
     Raises:
         SegpipeError: the output is not of a run, or is in use; its masks do not make one map; or this cannot be written.
@@ -53,19 +58,39 @@ def make_mosaic(output: str | os.PathLike[str], task: MosaicTask) -> list[str]:
     store = store_at(os.fspath(output)).settled()
     target, name = _target(task.target)
     _finished(store)  # refuse what is no run before a lock is written
-    with environment(), locked(store):
+    with environment(), locked(store) as killed:
+        if killed:
+            _sweep(store, target)
         cases = _finished(store)
         warn_of_lacking(store)
         _refuse_taken(target, name, {store.path(file) for case in cases for file in (case.mask, case.confidence) if file})
         plan = plan_mosaic(store, cases, task.rule, task.request)
         try:
-            write_mosaic(store, plan, target, name)
+            write_mosaic(store, plan, target, name, _warning(course, target, cases[0].format))
             _write_index(store, plan, target, _index_name(name))
         finally:
             if isinstance(target, Folder):
                 with suppress(OSError):  # another run may use it
                     (target.root / DRAFTS).rmdir()
     return list(_lines(plan, target, name))
+
+
+def _sweep(store: Store, target: Store) -> None:
+    """Remove what a killed mosaic, or run, has left: in the output, and beside the map unless another run writes there."""
+    store.sweep()
+    if sign_of(target) is None:
+        target.sweep()
+
+
+def _warning(course: Course, target: Store, format_name: str) -> Course:
+    """The course, with warnings about the size of the mosaic."""
+
+    def planned(forecast: Forecast) -> None:
+        for line in size_warnings(forecast, target, format_name):
+            LOG.warning(line)
+        course.planned(forecast)
+
+    return replace(course, planned=planned)
 
 
 def _target(text: str) -> tuple[Store, str]:

@@ -26,9 +26,21 @@ def mosaic(run_output: str, output: str, overlap_rule: OverlapRule, crs: str | N
     Where cases share ground, one counts, as in the totals of the run. Areas are in areas.csv and run.json.
     """
     from segpipe.api.mosaic import MosaicTask, make_mosaic
+    from segpipe.api.mosaic_size import size_lines
+    from segpipe.overlap.mosaic import Course, Forecast
     from segpipe.overlap.mosaic_grid import GridRequest
+    from segpipe.terminal.map_bar import MapBar
 
     log_to_stderr()
-    for line in make_mosaic(run_output, MosaicTask(output, overlap_rule, GridRequest(crs, resolution))):
+    task = MosaicTask(output, overlap_rule, GridRequest(crs, resolution))
+    with MapBar() as bar:
+
+        def planned(forecast: Forecast) -> None:
+            for line in size_lines(forecast, output):
+                echo(printable(line), err=True)
+            bar.begin(forecast.pixels)
+
+        lines = make_mosaic(run_output, task, Course(planned, bar.advance))
+    for line in lines:
         echo(printable(line))
     return 0

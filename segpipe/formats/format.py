@@ -13,7 +13,7 @@ from segpipe.formats.cache import Cache
 from segpipe.formats.case import Case, Finder
 from segpipe.formats.channels import files_of
 from segpipe.formats.identity import FolderListings, Identity, are_same_files, unhidden
-from segpipe.formats.sink import Derived, Sink, Space, Target
+from segpipe.formats.sink import Derived, MapSink, Sink, Space, Target
 from segpipe.formats.source import Source
 from segpipe.formats.style import Color, Style
 from segpipe.geometry.grid import Grid
@@ -71,8 +71,9 @@ class MapFormat:
 
     style: Callable[[Path], Style]
     """The style of a mask that a sink wrote."""
-    sink: Callable[[Store, str, Grid, Style], Sink]
-    """The sink of a map: the output, the name of the file with suffix, the grid and the style."""
+    sink: Callable[[Store, str, Grid, Style, float], MapSink]
+    """The sink of a map: the output, the name of the file with suffix, the grid, the style, and the largest share of the
+    map that is written and not left."""
 
 
 @dataclass(frozen=True, slots=True)

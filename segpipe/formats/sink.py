@@ -84,3 +84,11 @@ class Sink(Protocol):
     def discard(self) -> None:
         """Remove unfinished files; safe to call twice, and after ``finish``."""
         ...
+
+
+class MapSink(Sink, Protocol):
+    """Writes a map, of which parts may have no data."""
+
+    def leave(self, window: Window) -> None:
+        """Leave a window without data instead of writing it."""
+        ...

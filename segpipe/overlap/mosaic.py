@@ -1,9 +1,12 @@
 """Join the masks of a run to one map, block by block: memory does not grow with the map."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -112,23 +115,57 @@ def _opened_grid(output: Store, case: FinishedCase) -> RasterGrid:
         return mask.grid
 
 
-def write_mosaic(output: Store, plan: MosaicPlan, target: Store, name: str) -> list[str]:
+@dataclass(frozen=True)
+class Course:
+    """Hears of a mosaic while it is made."""
+
+    planned: "Callable[[Forecast], None]" = lambda _: None
+    """Called before pixels are read; an error that it raises stops the mosaic."""
+    advanced: Callable[[int], None] = lambda _: None
+    """Called with the number of pixels that have been joined."""
+
+
+SILENT = Course()
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The size of a mosaic before its pixels are read."""
+
+    shape: tuple[int, ...]
+    pixels: int
+    """Pixels in blocks on which masks may lie: only these are joined."""
+    bytes_per_pixel: int
+
+    @property
+    def share(self) -> float:
+        """The largest share of the mosaic on which masks may lie."""
+        return self.pixels / math.prod(self.shape)
+
+
+def write_mosaic(output: Store, plan: MosaicPlan, target: Store, name: str, course: Course = SILENT) -> list[str]:
     """Write the map, and return the names of its files.
 
     Raises:
         OutputError: a mask cannot be read, or the map cannot be written.
     """
-    maps = FORMATS[plan.cases[0].format].maps
+    maps, style = FORMATS[plan.cases[0].format].maps, plan.style
     assert maps is not None  # the plan has a style of it
-    sink = maps.sink(target, name, plan.placement.grid, plan.style)
-    try:
-        with MaskCache() as cache:
-            for window, labels in _Join(plan, _layers(output, plan, cache)).blocks():
-                sink.write(window, labels)
-        return sink.finish()
-    except BaseException:
-        sink.discard()
-        raise
+    with MaskCache() as cache:
+        join = _Join.of(plan, _layers(output, plan, cache))
+        course.planned(forecast := join.forecast)
+        sink = maps.sink(target, name, plan.placement.grid, style, forecast.share)
+        try:
+            for window, layers in join.windows():
+                if layers:
+                    sink.write(window, join.joined(window, layers))
+                    course.advanced(math.prod(window.shape))
+                else:
+                    sink.leave(window)
+            return sink.finish()
+        except BaseException:
+            sink.discard()
+            raise
 
 
 def _layers(output: Store, plan: MosaicPlan, cache: MaskCache) -> "list[_Layer]":
@@ -163,17 +200,40 @@ class _Join:
     """Joins masks in blocks."""
 
     plan: MosaicPlan
-    layers: "Sequence[_Layer]"
+    near: "Mapping[int, Mapping[int, Sequence[_Layer]]]"
+    """The masks that reach each block, in the order in which they count, by row and column of the block."""
 
-    def blocks(self) -> Iterator[tuple[Window, NDArray[Any]]]:
-        """Windows of the mosaic and their labels ``(bands, *window.shape)``, each pixel once."""
-        whole = Window.whole(self.plan.placement.grid.shape)
-        for line in whole.blocks((TILE, whole.stop[1])):
-            near = [layer for layer in self.layers if line.intersection(layer.reach).size]
-            for tile in line.blocks((TILE, TILE)):
-                yield tile, self._joined(tile, near)
+    @classmethod
+    def of(cls, plan: MosaicPlan, layers: "Sequence[_Layer]") -> "_Join":
+        near: dict[int, dict[int, list[_Layer]]] = defaultdict(lambda: defaultdict(list))
+        for layer in layers:
+            rows, cols = (range(a // TILE, -(-b // TILE)) for a, b in zip(layer.reach.start, layer.reach.stop, strict=True))
+            for row, col in product(rows, cols):
+                near[row][col].append(layer)
+        return cls(plan, near)
 
-    def _joined(self, tile: Window, layers: "Sequence[_Layer]") -> NDArray[Any]:
+    @property
+    def forecast(self) -> Forecast:
+        shape, style = self.plan.placement.grid.shape, self.plan.style
+        pixels = sum(math.prod(_block(shape, row, col, col + 1).shape) for row, line in self.near.items() for col in line)
+        return Forecast(shape, pixels, len(style.bands) * np.dtype(style.dtype).itemsize)
+
+    def windows(self) -> "Iterator[tuple[Window, Sequence[_Layer]]]":
+        """Windows of the mosaic, which hold each pixel once: blocks with the masks that reach them, and what lies between
+        them, with none."""
+        shape = self.plan.placement.grid.shape
+        down, across = (-(-side // TILE) for side in shape)
+        for row in range(down):
+            line, done = self.near.get(row, {}), 0
+            for col in [*sorted(line), across]:
+                if done < col:
+                    yield _block(shape, row, done, col), ()
+                if col < across:
+                    yield _block(shape, row, col, col + 1), line[col]
+                done = col + 1
+
+    def joined(self, tile: Window, layers: "Sequence[_Layer]") -> NDArray[Any]:
+        """Labels of a block, ``(bands, *tile.shape)``, from the masks that reach it."""
         style = self.plan.style
         labels = np.full((len(style.bands), *tile.shape), style.nodata, style.dtype)
         best = Observation.nothing(tile.shape, confidence=self.plan.rule == "confidence")
@@ -182,6 +242,12 @@ class _Join:
                 own = part.slices_from(tile.start)
                 layer.add(part, labels[(slice(None), *own)], _cut(best, own))
         return labels
+
+
+def _block(shape: tuple[int, ...], row: int, first: int, last: int) -> Window:
+    """Some blocks of a row of them, ``last`` exclusive."""
+    rows, cols = shape
+    return Window((row * TILE, first * TILE), (min((row + 1) * TILE, rows), min(last * TILE, cols)))
 
 
 def _cut(observed: Observation, own: tuple[slice, ...]) -> Observation:

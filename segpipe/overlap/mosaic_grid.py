@@ -21,6 +21,8 @@ MOST_DRIFT = 1e-3
 """Largest offset between the pixels of two grids that count as aligned, as a share of a pixel."""
 MOST_SIDE = 2**31 - 1
 """Most rows or columns of a raster in GDAL."""
+MOST_PIXELS = 2**42
+"""Most pixels of a mosaic: the places of its blocks take 16 bytes per 262,144 pixels in the file, and 1.5 GB of memory."""
 
 Placed = tuple[str, RasterGrid]
 """Name and grid of a mask."""
@@ -57,11 +59,26 @@ def mosaic_grid(masks: Sequence[Placed], request: GridRequest) -> MosaicGrid:
     bounds = _bounds([grid for _, grid in masks], crs, lattice)
     start, stop = _on_earth(np.floor(bounds[0] + MOST_DRIFT), np.ceil(bounds[1] - MOST_DRIFT), crs, lattice)
     cols, rows = (int(n) for n in stop - start)
-    if max(cols, rows) > MOST_SIDE:
-        raise OverlapError(f"a mosaic may have {MOST_SIDE:,} rows and columns, got {rows:,} x {cols:,}: raise --resolution")
+    _refuse_large(rows, cols, lattice)
     grid = RasterGrid((rows, cols), crs, lattice * Affine.translation(int(start[0]), int(start[1])))
     fits = {name for name, own in inside if _is_on(lattice, own)}
     return MosaicGrid(grid, [name for name, _ in masks if name not in fits])
+
+
+def _refuse_large(rows: int, cols: int, lattice: Affine) -> None:
+    if max(cols, rows) > MOST_SIDE or rows * cols > MOST_PIXELS:
+        least = max(math.sqrt(rows * cols / MOST_PIXELS), max(cols, rows) / MOST_SIDE)
+        raise OverlapError(
+            f"a mosaic may have {MOST_PIXELS / 1e6:,.0f} Mpx, and {MOST_SIDE:,} rows or columns, got {rows:,} x "
+            f"{cols:,}: give --resolution {_rounded_up(least * abs(lattice.determinant) ** 0.5)} or coarser, or run again "
+            "with the cases of one region and the same --output, and join those"
+        )
+
+
+def _rounded_up(size: float) -> str:
+    """A pixel size with two digits, no finer than this one."""
+    step: float = 10.0 ** (math.floor(math.log10(size)) - 1)
+    return f"{math.ceil(size * 1.001 / step) * step:.6g}"
 
 
 def _crs(masks: Sequence[Placed], request: GridRequest) -> CRS:

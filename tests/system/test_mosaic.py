@@ -18,6 +18,9 @@ from networks import pixelwise
 from overlapping import RULES, UTM, joined, make_scenes, read, run, scene, totals
 from rio_cogeo.cogeo import cog_validate
 
+from segpipe.formats.raster.sparse_sink import SparseSink
+from segpipe.geometry.windows import Window
+from segpipe.jobs.disk import Free
 from segpipe.overlap import mask_cache
 from segpipe.overlap import mosaic as joining
 from segpipe.storage.folder import DRAFTS, Folder
@@ -108,6 +111,59 @@ def test_scenes_far_apart_are_one_map(tmp_path: Path) -> None:
     assert (labels == 255).all()
     assert run(tmp_path).returncode == 0  # the map is no case
     assert len(json.loads((tmp_path / "out" / "run.json").read_text())["skipped"]) == 2
+
+
+def test_ground_without_masks_is_neither_joined_nor_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sparse map has the pixels of an ordinary one; blocks that no mask reaches are left."""
+    make_scenes(tmp_path, {"a": (0, 0), "b": (-700, 900)})
+    assert run(tmp_path).returncode == 0
+    assert mosaic(tmp_path).returncode == 0
+    written = 0
+
+    def write(sink: SparseSink, window: Window, values: Any) -> None:
+        nonlocal written
+        written += window.size
+        original(sink, window, values)
+
+    original = SparseSink.write
+    monkeypatch.setattr(SparseSink, "write", write)
+    monkeypatch.setattr("segpipe.formats.raster.sparse_sink.PLAIN_DRAFT_PIXELS", 0)
+    monkeypatch.setattr(joining, "TILE", 64)
+    done = mosaic(tmp_path, target="sparse.tif")
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(read(tmp_path / "sparse.tif"), read(tmp_path / "map.tif"))
+    assert 16_000 <= written <= 16 * 64**2
+    assert cog_validate(tmp_path / "sparse.tif")[0]
+    assert not (tmp_path / DRAFTS).exists()
+    assert mosaic(tmp_path, target="sparse.tif").returncode == 0  # it is known as segpipe's own
+
+
+def test_a_map_of_continents_is_small_and_told_of_before(tmp_path: Path) -> None:
+    make_scenes(tmp_path, {"a": (0, 0), "b": (-40_000, 50_000)})
+    assert run(tmp_path).returncode == 0
+    done = mosaic(tmp_path)
+    assert done.returncode == 0, done.stderr
+    warning, size = done.stderr.splitlines()
+    assert warning.startswith("warning: masks lie far apart, on 0.2% of the mosaic at most: for fewer pixels give a coarser")
+    assert size.startswith("map.tif: 40,080 x 50,100 px, 2,008 Mpx, masks on 0.2% of it at most; the file likely has 1 MB")
+    assert (tmp_path / "map.tif").stat().st_size < 300_000
+    with rasterio.open(tmp_path / "map.tif") as dataset:
+        for name, row, col in (("a", 40_000, 0), ("b", 0, 50_000)):
+            found = dataset.read(1, window=rasterio.windows.Window(col, row, 100, 80))
+            np.testing.assert_array_equal(found, read(tmp_path / "out" / f"{name}.tif"))
+        assert (dataset.read(1, out_shape=(401, 501)) == 255).mean() > 0.99
+    (tmp_path / "in" / "b.tif").rename(tmp_path / "b.tif")  # what the warning tells to do
+    assert run(tmp_path).returncode == 0
+    done = mosaic(tmp_path)
+    assert (done.stderr, read(tmp_path / "map.tif").shape) == ("", (80, 100))
+
+
+def test_a_disk_that_is_too_small_is_told_of_before(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segpipe.api.mosaic_size.free_at", lambda _: Free(1000, None))
+    done = mosaic(made, target=str(tmp_path / "map.tif"))
+    said = f"warning: the mosaic likely takes 1 MB in {tmp_path} while it is made, at most 1 MB, and 1 MB are free"
+    assert said in done.stderr
+    assert done.returncode == 0
 
 
 def test_masks_of_two_zones_are_those_of_gdal(tmp_path: Path) -> None:
@@ -257,7 +313,7 @@ def test_files_of_others_and_masks_stay(made: Path, tmp_path: Path) -> None:
     assert "--crs must be a code such as EPSG:32633, or WKT, got nonsense" in done.stderr
     done = mosaic(made, "--resolution", 1e-9, target=str(tmp_path / "m.tif"))
     assert done.returncode == 2
-    assert "raise --resolution" in done.stderr
+    assert "give --resolution" in done.stderr
     done = invoke(["mosaic", "in", "-o", "m.tif"], made)
     assert done.returncode == 2
     assert "must be the output of a run" in done.stderr
@@ -301,6 +357,15 @@ def test_a_killed_mosaic_leaves_no_half_map_and_the_next_makes_it(made: Path) ->
     assert mosaic(made).returncode == 0
     assert not (made / DRAFTS).exists()
     assert (made / "map.gti.gpkg").exists()
+
+
+def test_what_a_killed_mosaic_left_is_removed_by_one_of_another_name(made: Path, tmp_path: Path) -> None:
+    drafted = "from segpipe.formats.raster import sink\nsink.HELD_BYTES = 0\n"
+    words = [sys.executable, "-c", drafted + KILLED.replace("map.tif", str(tmp_path / "other.tif"))]
+    assert subprocess.run(words, cwd=made, check=False).returncode == -signal.SIGKILL
+    assert list((tmp_path / DRAFTS).iterdir())
+    assert mosaic(made, target=str(tmp_path / "map.tif")).returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.gti.gpkg", "map.tif", "map.tif.aux.xml"]
 
 
 FEW_FILES = """

@@ -104,7 +104,7 @@ def test_a_mask_around_a_pole_takes_all_longitudes_and_the_pole(south: bool, crs
 
 
 def test_a_grid_that_gdal_cannot_hold_is_refused() -> None:
-    with pytest.raises(OverlapError, match="raise --resolution"):
+    with pytest.raises(OverlapError, match="give --resolution"):
         frame(grid(UTM), resolution=1e-8)
     with pytest.raises(OverlapError, match="--crs must be a code such as EPSG:32633, or WKT, got nonsense"):
         frame(grid(UTM), crs="nonsense")
@@ -124,3 +124,11 @@ def test_a_thousand_masks_take_no_outline_each(crs: str) -> None:
         tracemalloc.stop()
     assert found == whole
     assert peak < 4e6
+
+
+def test_a_grid_of_too_many_pixels_is_refused_with_a_size_that_fits() -> None:
+    far = grid(UTM * Affine.translation(2_500_000, 1_900_000))
+    said = r"may have 4,398,047 Mpx, .* got 1,900,080 x 2,500,100: give --resolution 11 or"
+    with pytest.raises(OverlapError, match=said):
+        frame(grid(UTM), far)
+    assert frame(grid(UTM), far, resolution=11)[0] == (1_727_347, 2_272_819)

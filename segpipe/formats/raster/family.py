@@ -12,7 +12,7 @@ from segpipe.formats.cache import Cache
 from segpipe.formats.case import Case
 from segpipe.formats.format import OpenMask
 from segpipe.formats.identity import FolderListings, Identity
-from segpipe.formats.sink import Sink, Target
+from segpipe.formats.sink import MapSink, Sink, Target
 from segpipe.formats.source import Source
 from segpipe.formats.style import Color, Style
 from segpipe.geometry.grid import Grid
@@ -70,11 +70,11 @@ def style_of(path: Path) -> Style:
     return mask.style_of(path)
 
 
-def map_sink(output: Store, name: str, grid: Grid, style: Style) -> Sink:
-    """The sink of a GeoTIFF that joins masks."""
-    from segpipe.formats.raster.sink import raster_sink
+def map_sink(output: Store, name: str, grid: Grid, style: Style, share: float) -> MapSink:
+    """The sink of a GeoTIFF that joins masks, of which at most a share has data."""
+    from segpipe.formats.raster.sparse_sink import map_sink
 
-    return raster_sink(output, name, grid, style)
+    return map_sink(output, name, grid, style, share)
 
 
 def unchanged() -> AbstractContextManager[object]:

@@ -153,6 +153,10 @@ class RasterSink(ABC):
         with self._unwritable():
             self._dataset.write(values, window=raster_window(window))
 
+    def leave(self, window: Window) -> None:
+        """Leave a window without data, as if nodata were written; the style must have it."""
+        self.write(window, np.full((len(self._style.bands), *window.shape), self._style.nodata, self.dtype))
+
     @contextmanager
     def _unwritable(self) -> Iterator[None]:
         with full_disk(self._output, self.path), gdal_errors(OutputError, f"{self.path} cannot be written"):
@@ -242,20 +246,19 @@ class DraftSink(RasterSink):
         self._total += _sum(values)
         super().write(window, values)
 
+    def leave(self, window: Window) -> None:
+        # the draft is sparse
+        self._total += math.prod(window.shape) * len(self._style.bands) * self._style.nodata
+
     def finish(self) -> list[str]:
         temporary = self._output.draft(self.name)
         try:
             with self._unwritable():
                 self._dataset.close()
-                if self._form is COG:
-                    with rasterio.open(self._draft, "r+", driver="GTiff") as draft:
-                        self._overviews(draft)
-                # two threads take half the time and write the same bytes
-                threads = {"NUM_THREADS": self._threads} if self._form is COG else {}
-                rasterio.shutil.copy(self._draft, temporary, **self._form, **threads)
+                self._convert(temporary)
             beside = self._needed_sidecar(lambda data: _opened_beside(temporary, data))
             with full_disk(self._output, self.path):
-                _check_written(temporary, self.path, self._total, self._threads)
+                self._check(temporary)
             names = self._write_sidecar(beside)
             with output_errors(self.path):
                 self.size = temporary.stat().st_size
@@ -265,6 +268,18 @@ class DraftSink(RasterSink):
             remove(temporary)
             remove(_beside(temporary))
             self.discard()
+
+    def _convert(self, final: Path) -> None:
+        """Write the final form of the closed draft."""
+        if self._form is COG:
+            with rasterio.open(self._draft, "r+", driver="GTiff") as draft:
+                self._overviews(draft)
+        # two threads take half the time and write the same bytes
+        threads = {"NUM_THREADS": self._threads} if self._form is COG else {}
+        rasterio.shutil.copy(self._draft, final, **self._form, **threads)
+
+    def _check(self, final: Path) -> None:
+        _check_written(final, self.path, self._total, self._threads)
 
     def discard(self) -> None:
         with suppress(RasterioError, CPLE_BaseError):  # the case has failed already, and GDAL may report it again

@@ -1,0 +1,66 @@
+"""The size of a mosaic before its pixels are read, and whether it fits on the disk."""
+
+import math
+from collections.abc import Iterator
+
+from segpipe.formats.registry import FORMATS
+from segpipe.formats.sink import OVERVIEWS
+from segpipe.jobs.disk import MASK_SHARE, free_at
+from segpipe.overlap.mosaic import Forecast
+from segpipe.pipeline.memory import in_words
+from segpipe.storage import Store
+from segpipe.storage.folder import Folder
+
+TABLE = 16 / 512**2
+"""Bytes per pixel of where the blocks lie in a file, also of those without data."""
+LARGE = 2**30
+"""Pixels of a mosaic of whose size a user is told, as of one that takes a while."""
+SCATTERED = 0.01
+"""Share of a large mosaic on which masks may lie below which its pixels were hardly meant."""
+
+
+def size_lines(forecast: Forecast, path: str) -> Iterator[str]:
+    """Describe a large mosaic in a line."""
+    if (pixels := math.prod(forecast.shape)) > LARGE:
+        rows, cols = forecast.shape
+        likely, most = (_file_bytes(forecast, share) for share in (MASK_SHARE, 1.0))
+        yield (
+            f"{path}: {rows:,} x {cols:,} px, {pixels / 1e6:,.0f} Mpx, masks on {_percent(forecast.share)} of it at most; "
+            f"the file likely has {in_words(likely)}, at most {in_words(most)}"
+        )
+
+
+def size_warnings(forecast: Forecast, target: Store, format_name: str) -> Iterator[str]:
+    """Warn of a mosaic of masks that lie far apart, and of a disk that is likely too small."""
+    if math.prod(forecast.shape) > LARGE and forecast.share < SCATTERED:
+        yield (
+            f"masks lie far apart, on {_percent(forecast.share)} of the mosaic at most: for fewer pixels give a coarser "
+            "--resolution; for a map of a region, run again with its cases and the same --output, and join those"
+        )
+    folder = target.disk()
+    likely, free = _disk_bytes(forecast, format_name, MASK_SHARE), free_at(folder).bytes
+    if free is not None and likely > free:
+        flag = "--output" if isinstance(target, Folder) else "TMPDIR"
+        most = _disk_bytes(forecast, format_name, 1.0)
+        yield (
+            f"the mosaic likely takes {in_words(likely)} in {folder} while it is made, at most {in_words(most)}, and "
+            f"{in_words(free)} are free: free {in_words(likely - free)}, or name another {flag}"
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= SCATTERED else f"{share * 100:.1g}%"
+
+
+def _tables(forecast: Forecast) -> float:
+    return math.prod(forecast.shape) * TABLE * OVERVIEWS
+
+
+def _file_bytes(forecast: Forecast, share: float) -> float:
+    return forecast.pixels * forecast.bytes_per_pixel * share * OVERVIEWS + _tables(forecast)
+
+
+def _disk_bytes(forecast: Forecast, format_name: str, share: float) -> float:
+    """Bytes of the draft and of the file."""
+    full = forecast.pixels * forecast.bytes_per_pixel
+    return FORMATS[format_name].drafts(forecast.pixels, full, full * share) + 2 * _tables(forecast)

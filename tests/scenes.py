@@ -258,7 +258,7 @@ def files(out: Path) -> dict[str, Path]:
 
 
 def content_of(path: Path) -> Any:
-    """What a file says, but for how long it took, and for the hash of a record, which says that, too."""
+    """What a file says, but for when and how long it took, and for the hash of a record, which says that, too."""
     if path.is_dir():
         return None
     if path.suffix != ".json":
@@ -266,7 +266,7 @@ def content_of(path: Path) -> Any:
     record = json.loads(path.read_text())
     if path.name == "run.json":
         return sorted(record["done"] + record["skipped"]), record["failed"], record["interrupted"]
-    return {key: value for key, value in record.items() if key not in ("seconds", "key")}
+    return {key: value for key, value in record.items() if key not in ("seconds", "key", "time")}
 
 
 def assert_same(out: Path, whole: Path) -> None:

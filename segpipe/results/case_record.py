@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 
 from segpipe import __version__
 from segpipe.formats.case import Case
@@ -67,6 +68,7 @@ def record_of(case: Case, info: CaseInfo, run: Run, statistics: Statistics, made
         notes=tuple(map(without_names, notes)),
         lesions=None if lesions is None else {**lesions.rule.as_json(), "counts": lesions.counts()},
         uids=None if uids is None else uids(info.template, run.output, made.outputs),
+        time=None if uids is None else datetime.now(UTC).isoformat(timespec="seconds"),
         aoi=_aoi(case, info, run),
     )
 

@@ -166,6 +166,8 @@ class Record:
     """Rule of the components in ``statistics.lesions``, and numbers of unlisted ones; not written if not measured."""
     uids: Optionally[dict[str, Any]] = None
     """UIDs ``read`` and ``written``; not written for formats without UIDs."""
+    time: Optionally[str] = None
+    """When the files were complete, in UTC; only with ``uids``: the time of the record's file changes if it is copied."""
     aoi: Optionally[dict[str, Any]] = None
     """File and digest of the area of interest, and the pixels and area inside it; not written if there was none."""
     thumbnail: Text | None = None
@@ -178,7 +180,7 @@ class Record:
 
     def as_json(self) -> Values:
         """The record as JSON; ``parse_record`` returns an equal record from it."""
-        absent = {"case", *(key for key in ("aoi", "lesions", "thumbnail", "uids") if getattr(self, key) is None)}
+        absent = {"case", *(key for key in ("aoi", "lesions", "thumbnail", "time", "uids") if getattr(self, key) is None)}
         values = {key: getattr(self, key) for key in self.__slots__ if key not in absent}
         nested = {"input": self.input.as_json(), "model": self.model.as_json(), "valid": asdict(self.valid)}
         return {"case": self.case, "schema": SCHEMA, **values, **nested}

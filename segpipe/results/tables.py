@@ -147,7 +147,9 @@ def write_audit(output: Store, cases: Iterable[Case]) -> None:
 
 
 def _time(output: Store, record: Record) -> str:
-    """Time at which a record was written."""
+    """Time at which a case was finished; of a record of an earlier version that of its file, which a copy changes."""
+    if record.time is not None:
+        return record.time
     written = datetime.now(UTC) - timedelta(seconds=output.age(f"{record.case}.json"))
     return written.isoformat(timespec="seconds")
 

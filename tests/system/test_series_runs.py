@@ -1,6 +1,7 @@
 """Runs of DICOM series: one bad among ten, parts, resuming, names, the audit, and the same bytes as for the NIfTI volume."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,21 @@ def test_the_record_and_the_audit_have_the_uids(folder: Path) -> None:
     assert line["written"] == {"CT.seg.dcm": {level: seg[level].value for level in levels}}
     assert line["files"] == ["CT.nii.gz", "CT.seg.dcm"]
     assert line["time"].startswith("20")
+
+
+def test_a_copy_without_times_leaves_those_of_the_audit(folder: Path) -> None:
+    """The file of a record of an earlier version is all that has its time."""
+    dicoms.write(folder / "in" / "CT")
+    assert run(folder).returncode == 0
+    out, record = folder / "segpipe-out", folder / "segpipe-out" / "CT.json"
+    (before,) = lines(out / "audit.jsonl")
+    os.utime(record, (86400.5, 86400.5))
+    assert "0 done, 1 done before" in run(folder).stderr
+    assert lines(out / "audit.jsonl") == [before]
+    record.write_text(json.dumps({key: value for key, value in json.loads(record.read_text()).items() if key != "time"}))
+    os.utime(record, (86400.5, 86400.5))
+    assert "0 done, 1 done before" in run(folder).stderr
+    assert lines(out / "audit.jsonl") == [before | {"time": "1970-01-02T00:00:00+00:00"}]
 
 
 @pytest.mark.parametrize("names", ["path", "number", "uid"])

@@ -24,6 +24,7 @@ from segpipe.errors import OutputError, SettingsError
 from segpipe.jobs.last_run import lacking
 from segpipe.messages.console import echo
 from segpipe.messages.printable import first_few
+from segpipe.storage.existence import is_folder, is_taken
 
 EXPECTED = 0.8
 """Expected user's accuracy of a class for which none is given."""
@@ -141,9 +142,9 @@ def sample_command(place: str, output: Path, *, seed: int | None, show_map: bool
 def _check_target(output: Path, *, overwrite: bool) -> None:
     if output.suffix.lower() not in DRIVERS:
         raise SettingsError(f"--output must end with {' or '.join(DRIVERS)}, got {output.name}")
-    if not output.absolute().parent.is_dir():
+    if not is_folder(output.absolute().parent):
         raise OutputError(f"--output must lie in a folder that exists, got {output}: make {output.absolute().parent} first")
-    there = [path for path in (output, design_path(output)) if path.exists()]
+    there = [path for path in (output, design_path(output)) if is_taken(path)]
     if there and not overwrite:
         what = "may have labels" if there[0] == output else "is the design of a sample"
         raise OutputError(f"{there[0]} is there already, and {what}: name another file, or give --overwrite")

@@ -17,6 +17,7 @@ from segpipe.accuracy.population import Population
 from segpipe.errors import InputError, OutputError, correct_path, of_system, one_line
 from segpipe.messages.printable import printable, printable_json
 from segpipe.storage.documents import DocumentError, parse_json
+from segpipe.storage.existence import exists
 from segpipe.storage.files import commit, output_errors, partial, remove, unlinked
 from segpipe.storage.invalid import readable
 from segpipe.vectors.file import LON_LAT, explained, is_pointer, needing_extra, truncated, unwritten
@@ -231,7 +232,7 @@ def read_frame(path: Path, column: str) -> "GeoDataFrame":
     with _vector_errors(InputError, f"{path} cannot be read as a vector file"):
         import geopandas
 
-        if not path.exists():
+        if not exists(path):
             raise InputError(f"{path} must be a vector file, and does not exist: {correct_path(path)}")
         if is_pointer(path):
             raise InputError(f"{path} must hold its data, and leads to other sources: convert it with ogr2ogr")

@@ -20,6 +20,7 @@ from segpipe.overlap.mosaic_grid import GridRequest
 from segpipe.process.environment import clean_environment
 from segpipe.results.records import records
 from segpipe.storage import Store
+from segpipe.storage.existence import is_folder
 from segpipe.storage.folder import DRAFTS, Folder
 from segpipe.storage.lock import locked, sign_of
 from segpipe.storage.paths import in_bucket
@@ -101,7 +102,7 @@ def _target(text: str) -> tuple[Store, str]:
         folder, _, name = text.rpartition("/")
         return store_at(folder).settled(), name
     path = Path(text).absolute()
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         raise SettingsError(f"the mosaic must lie in a folder that exists, got {text}: make {path.parent} first")
     return Folder(path.parent).settled(), path.name
 

@@ -29,7 +29,7 @@ from segpipe.network.spec import ModelSpec
 from segpipe.network.view import measured_margin
 from segpipe.pipeline.infer import HostNetwork
 from segpipe.pipeline.model_check import try_out
-from segpipe.storage.existence import ABSENT
+from segpipe.storage.existence import ABSENT, exists, is_file
 
 STEADY = 1e-4
 """Largest change of a score by its batch, relative to the largest score."""
@@ -73,7 +73,7 @@ def attach(model: Path, contract: Path, output: Path | None = None) -> Attached:
 
 def check_new(output: Path | None, model: Path) -> None:
     """Check that an output does not exist, unless it is the model itself."""
-    if output is not None and output.exists() and not (model.exists() and output.samefile(model)):
+    if output is not None and exists(output) and not (exists(model) and output.samefile(model)):
         raise SettingsError(f"the output must be new, got {output}, which exists: name another, or remove it")
 
 
@@ -172,7 +172,7 @@ def load_whole(path: Path) -> onnx.ModelProto:
         ModelError: the file is not ONNX, is damaged, or lacks its weights.
         ExportError: weights are not finite.
     """
-    if not path.is_file():
+    if not is_file(path):
         read_model(path)  # raises the error
     try:
         proto = onnx.load(str(path))

@@ -12,6 +12,7 @@ from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper
 
 from segpipe.errors import ExportError
+from segpipe.storage.existence import is_file
 from segpipe.storage.files import commit, digest_of, partial, unlinked
 
 LARGEST = 2**31 - 2**20
@@ -53,7 +54,7 @@ def write(proto: onnx.ModelProto, path: Path, stem: str) -> Path | None:
     for chunk in _chunks(heavy):
         digest.update(chunk)
     data = path.with_name(f"{stem}.{digest.hexdigest()[:16]}{SUFFIX}")
-    if not (data.is_file() and digest_of(data) == digest.hexdigest()):
+    if not (is_file(data) and digest_of(data) == digest.hexdigest()):
         _write_whole(data, heavy)
     light = _copied(proto, {tensor.name: entry for tensor, entry in zip(heavy, _entries(heavy, data.name), strict=True)})
     if is_large(light):

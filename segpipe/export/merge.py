@@ -15,6 +15,7 @@ from segpipe.contract.keys import SegmentationClass
 from segpipe.errors import ContractError
 from segpipe.network.signature import TensorSpec, signature
 from segpipe.storage.documents import DocumentError, read_toml
+from segpipe.storage.existence import is_file
 
 Groups = tuple[tuple[int, ...], ...]
 """Outputs of the model by class, in the order of the classes."""
@@ -142,7 +143,7 @@ def check_beside(model: Path) -> None:
         ContractError: there is one; usually it is the file that says what to combine.
     """
     beside = model.with_suffix(".toml")
-    if beside.is_file():
+    if is_file(beside):
         raise ContractError(
             f"a run of {model} would take {beside.name} beside it for its contract, not the one of the combined outputs: "
             "rename that file, or name another output"

@@ -9,6 +9,7 @@ from segpipe.contract import Contract
 from segpipe.errors import ExportError, OutputError
 from segpipe.export.file import spec_of
 from segpipe.network.model_list import SUFFIX, is_background
+from segpipe.storage.existence import is_taken
 from segpipe.storage.folder import Folder
 
 HEAD = """\
@@ -35,7 +36,7 @@ def check_list(output: Path, *, overwrite: bool) -> None:
     """
     if output.suffix.lower() != SUFFIX:
         raise OutputError(f"a list of models must be a {SUFFIX} file, got {output}: name it {output.with_suffix(SUFFIX)}")
-    if output.exists() and not overwrite:
+    if is_taken(output) and not overwrite:
         raise OutputError(f"{output} exists: name another file with --output, or give --overwrite")
 
 

@@ -17,6 +17,7 @@ from segpipe.export.programs import opened
 from segpipe.export.settings import ExportSettings
 from segpipe.export.terms import Terms, check_named
 from segpipe.export.weights import fit, form_of, read_checkpoint
+from segpipe.storage.existence import is_file
 
 
 def open_network(settings: ExportSettings, terms: Terms) -> Network:
@@ -163,7 +164,7 @@ def _sizes(factory: Any, options: dict[str, Any], terms: Terms) -> dict[str, int
 
 def weights_digest(path: Path) -> str:
     """SHA-256 of the weights: of the file, or of a folder's weight files in the order of their names."""
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".bin"))
+    files = [path] if is_file(path) else sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".bin"))
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:

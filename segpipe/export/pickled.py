@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segpipe.export.families import State
+from segpipe.storage.existence import is_file
 
 LIBRARIES = {"segmentation_models_pytorch": "--arch smp:{name} and --encoder", "torchvision": "--arch torchvision:NAME"}
 """How to name networks of libraries that ``--arch`` knows."""
@@ -87,7 +88,7 @@ def how_to_name(network: Inert) -> str:
 
 def _where(module: str, top: str) -> str:
     files = [Path(f"{module.replace('.', '/')}.py"), Path(module.replace(".", "/"), "__init__.py")]
-    here = next((file for file in files if file.is_file()), None)
+    here = next((file for file in files if is_file(file)), None)
     if here:
         return f"{here} is in this folder"
     if find_spec(top) is not None:  # of a top-level name, which imports nothing

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from segpipe.errors import SettingsError, correct_path
 from segpipe.storage.documents import DocumentError, parse_toml
+from segpipe.storage.existence import exists, is_file, is_folder, is_taken
 from segpipe.storage.invalid import readable
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -113,7 +114,7 @@ def _check(settings: ExportSettings) -> None:
         raise SettingsError("int8 needs real pixels to find its ranges, got no --calibrate: name a folder of scenes")
     if settings.arch and settings.module:
         raise SettingsError(f"one of --arch and --module builds the network, got both {settings.arch} and {settings.module}")
-    if not settings.weights.exists():
+    if not exists(settings.weights):
         raise SettingsError(f"the weights must exist, got {settings.weights}: {correct_path(settings.weights)}")
     taken = [settings.weights]
     for path in (settings.output, settings.stac_mlm):
@@ -126,12 +127,12 @@ def _check_place(path: Path, taken: list[Path], overwrite: bool) -> None:
     """Check an output path before the work begins."""
     if path.resolve() in [other.resolve() for other in taken]:
         raise SettingsError(f"weights, model and item must be three files, got {path} twice: name another")
-    if path.is_dir():
+    if is_folder(path):
         raise SettingsError(f"the output must be a file, got the folder {path}: name a file in it")
-    if path.exists() and not path.is_file():
+    if exists(path) and not is_file(path):
         raise SettingsError(f"the output must be a regular file, got {path}, which is a device or a pipe: name another")
-    if path.exists() and not overwrite:
+    if is_taken(path) and not overwrite:
         raise SettingsError(f"the output must be new, got {path}, which exists: name another, or give --overwrite")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+    folder = next(parent for parent in path.absolute().parents if exists(parent))
+    if not (is_folder(folder) and os.access(folder, os.W_OK)):
         raise SettingsError(f"the output must lie in a folder that can be written, got {path} and {folder}: name another")

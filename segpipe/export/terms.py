@@ -11,6 +11,7 @@ from segpipe.export.classes import TABLES, class_table
 from segpipe.export.merge import groups_of
 from segpipe.export.settings import ExportSettings
 from segpipe.storage.documents import DocumentError, read_toml
+from segpipe.storage.existence import exists, is_folder
 
 IMAGENET = {
     "scale": 1 / 255,
@@ -53,7 +54,7 @@ def read_terms(settings: ExportSettings) -> Terms:
     values = _from_classes(settings.classes)
     if settings.imagenet:
         values |= IMAGENET
-        if not settings.weights.is_dir():  # its own files are more reliable
+        if not is_folder(settings.weights):  # its own files are more reliable
             values.setdefault("channels", ["red", "green", "blue"])
     if settings.bands:
         values["channels"] = list(settings.bands)
@@ -69,7 +70,7 @@ def _from_classes(classes: str | None) -> dict[str, Any]:
     if classes in TABLES:
         return {"classes": class_table(classes)}
     path = Path(classes)
-    if not path.exists():
+    if not exists(path):
         known = ", ".join(TABLES)
         raise ExportError(
             f"--classes must be {known} or a TOML file, got {classes}, which does not exist: {correct_path(classes)}"

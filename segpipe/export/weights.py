@@ -16,6 +16,7 @@ from segpipe.errors import ExportError, one_line
 from segpipe.export.families import State, look_in_working_folder, need
 from segpipe.export.pickled import Inert, how_to_name, is_network, networks, read_inert, state_of
 from segpipe.messages.printable import and_more
+from segpipe.storage.existence import is_folder
 
 Form = Literal["folder", "safetensors", "torchscript", "program", "pickle"]
 
@@ -27,7 +28,7 @@ UNREADABLE = (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error,
 
 def form_of(path: Path) -> Form:
     """Detect the kind of a file by its content."""
-    if path.is_dir():
+    if is_folder(path):
         return "folder"
     if not zipfile.is_zipfile(path):
         return "safetensors" if path.suffix == ".safetensors" or _begins_as_safetensors(path) else "pickle"

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from segpipe.storage.existence import is_file
+
 SIZES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 """TIFF's integer types as ``struct`` formats."""
 
@@ -17,7 +19,7 @@ UNFINISHED = "its header refers to no image, as while a program writes it: write
 def missing(path: str | Path) -> str | None:
     """Describe how much of a local file is missing; None where it is whole, or this is unknown."""
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         return None
     size = path.stat().st_size
     with path.open("rb") as stream:

@@ -17,6 +17,7 @@ from segpipe.inspect.volume import inspect_volume, named_case
 from segpipe.network.model_file import read_model
 from segpipe.settings import Settings
 from segpipe.storage.content import describe
+from segpipe.storage.existence import is_file, is_folder
 from segpipe.storage.paths import is_remote, plain_path
 
 
@@ -34,7 +35,7 @@ def inspect_file(settings: Settings) -> Facts:
             raise SettingsError("--bands-from groups files by the channels of a model: give --model, too")
         with gdal_options():
             return inspect_grouped(file, settings)
-    file = plain_path(file) if Path(file).is_file() else file
+    file = plain_path(file) if is_file(file) else file
     if is_scene(file := file.rstrip("/") or file):
         _refuse_without_model(file, settings, alone, "a scene")
         with gdal_options():
@@ -82,16 +83,16 @@ def _refuse(file: str, flags: Mapping[str, Any], rule: str) -> None:
 def _is_volume(file: str) -> bool:
     """Whether a local file has a format other than raster, or is a folder, which may be a series, or a case of one."""
     path = Path(file)
-    return path.is_dir() or (path.is_file() and format_at(file) != RASTER) or named_case(file) is not None
+    return is_folder(path) or (is_file(path) and format_at(file) != RASTER) or named_case(file) is not None
 
 
 def _is_model(file: str) -> bool:
     """Whether a file is a model: by suffix if conclusive, else by opening it; GDAL first, which reads only a header."""
     path = Path(file)
     suffix = path.suffix.lower()
-    if is_remote(file) or suffix == ".onnx" or (path.is_file() and suffix in by_suffix()):
+    if is_remote(file) or suffix == ".onnx" or (is_file(path) and suffix in by_suffix()):
         return suffix == ".onnx"
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"inspect takes one file that exists, got {file}")
     return not _opens_as_raster(file) and _opens_as_model(path)
 

@@ -16,6 +16,7 @@ from segpipe.network.read import read_spec
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.model_check import try_out
 from segpipe.settings import Settings
+from segpipe.storage.existence import is_file
 
 
 def inspect_model(settings: Settings) -> ModelFacts:
@@ -31,7 +32,7 @@ def inspect_model(settings: Settings) -> ModelFacts:
     return ModelFacts(
         kind="model",
         file=str(path),
-        bytes=sum(f.stat().st_size for f in (path, *external_data(path, proto)) if f.is_file()),
+        bytes=sum(f.stat().st_size for f in (path, *external_data(path, proto)) if is_file(f)),
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         ir=proto.ir_version,
         opset={entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},

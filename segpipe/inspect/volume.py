@@ -30,6 +30,7 @@ from segpipe.pipeline.opening import CaseInfo, open_checked
 from segpipe.process.machine import processors
 from segpipe.results.run import Run
 from segpipe.settings import Settings
+from segpipe.storage.existence import exists, is_folder
 
 READ_AT_ONCE = 2**22
 """Voxels per read, if a plane has no more."""
@@ -45,7 +46,7 @@ SERIES = re.compile(r"[\d.]+(-.*)?")
 def named_case(path: str) -> Case | None:
     """The case that a run calls by a path that is no file: one of several series in a folder, or volumes in a file."""
     place, name = os.path.split(path)
-    if not place or not SERIES.fullmatch(name) or Path(path).exists() or not Path(place).exists():
+    if not place or not SERIES.fullmatch(name) or exists(path) or not exists(place):
         return None
     return next((case for case in find_input([place]).cases if case.path == path), None)
 
@@ -58,7 +59,7 @@ def case_at(file: str) -> Case:
     """
     if (case := named_case(file)) is not None:
         return case
-    if not Path(file).is_dir():
+    if not is_folder(file):
         return Case(Path(file).stem, file, format_at(file))
     found = find_input([file])
     for failure in found.refused:

@@ -20,6 +20,7 @@ from segpipe.overlap.finished import Classes
 from segpipe.pipeline.decision import CONFIDENCE_TOP
 from segpipe.polygons.case import Features
 from segpipe.polygons.geojson import columns_of, write_geojson
+from segpipe.storage.existence import is_taken
 from segpipe.storage.files import commit, draft_name
 from segpipe.vectors.file import DRIVERS, PARQUET, check_target, writing_errors
 from segpipe.vectors.written import check_written, clear
@@ -68,7 +69,7 @@ def check_path(path: Path) -> None:
     with writing_errors(path, "--output", OutputError):
         for module in MODULES:  # fail now rather than at the first mask
             import_module(module)
-        if path.exists() and not _is_own(path):
+        if is_taken(path) and not _is_own(path):
             raise SettingsError(
                 f"--output replaces its file, and {path} was not written by segpipe polygons: name another file"
             )

@@ -8,6 +8,8 @@ import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from segpipe.storage.existence import is_file, is_folder
+
 HEAD = 1024
 
 NEITHER = "this version takes rasters, pictures, and volumes as NIfTI, NRRD or DICOM series"
@@ -112,9 +114,9 @@ HDF5 = b"\x89HDF\r\n\x1a\n"
 def describe(path: str | Path) -> str | None:
     """Describe a local file or folder by its content and say what to do with it; None where it is not recognised."""
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         found = _folder(path)
-    elif not path.is_file():
+    elif not is_file(path):
         return None
     elif not path.stat().st_size:
         return f"{path} is empty (0 bytes): copy it again"
@@ -153,7 +155,7 @@ def _paired(path: Path, head: bytes) -> Kind | None:
     """Recognise the voxels of a NIfTI pair, which have no signature, by the header beside them."""
     del head
     header = path.with_suffix(".hdr")
-    if path.suffix != ".img" or not header.is_file():
+    if path.suffix != ".img" or not is_file(header):
         return None
     kind = _file(header)
     return kind if kind is not None and kind[1] == PAIRED else None

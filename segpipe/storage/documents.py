@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from segpipe.errors import correct_path, of_system, one_line
+from segpipe.storage.existence import is_file, is_folder
 
 MOST_BYTES = 2**22
 """Largest document that a person or an exporter writes, in bytes: a contract with 20,000 classes, each with a long name
@@ -120,8 +121,8 @@ def _content(path: Path, most: int) -> bytes:
     if "\0" in str(path):
         raise DocumentError("must be a path without NUL characters")
     path.stat()  # raises a precise error for a path that does not exist
-    if not path.is_file():
-        raise DocumentError(f"must be a file, and is {'a folder' if path.is_dir() else 'something else'}: name the file")
+    if not is_file(path):
+        raise DocumentError(f"must be a file, and is {'a folder' if is_folder(path) else 'something else'}: name the file")
     with path.open("rb") as stream:
         return stream.read(most + 1)
 

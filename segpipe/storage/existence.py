@@ -45,6 +45,19 @@ def is_there(path: str | Path) -> bool:
     return _mode(path, links=False) != 0
 
 
+def is_taken(path: Path) -> bool:
+    """Whether a file that will be written would replace anything; a link that leads nowhere is nothing.
+
+    Raises:
+        OSError: this cannot be determined, or the name is too long.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def files_below(folder: Path) -> list[Path]:
     """Sorted paths of all files below a folder, at any depth; empty if the folder does not exist. Links are not followed.
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import disk_usage
 
-from segpipe.errors import OutputError, of_system
+from segpipe.errors import OutputError, SegpipeError, of_system
 
 
 def partial(path: Path) -> Path:
@@ -71,12 +71,12 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def reading_errors(path: Path | str) -> Iterator[None]:
-    """Turn an ``OSError`` of reading what a run has written into an ``OutputError`` with the path."""
+def reading_errors(path: Path | str, kind: type[SegpipeError] = OutputError) -> Iterator[None]:
+    """Turn an ``OSError`` of reading into an error of this kind, with the path and the mend."""
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{path} cannot be read: {of_system(error)}") from error
+        raise kind(f"{path} cannot be read: {of_system(error)}") from error
 
 
 def is_nearly_full(folder: Path | str) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from segpipe.errors import OutputError
 from segpipe.storage import Store, check_name
-from segpipe.storage.existence import ABSENT
+from segpipe.storage.existence import ABSENT, exists, is_folder
 from segpipe.storage.files import commit, draft_name, is_utf8, partial, remove, unlinked
 from segpipe.storage.paths import is_remote
 
@@ -70,7 +70,7 @@ class Folder(Store):
     def check(self) -> None:
         # a Path raises where it may not look
         nearest = next(path for path in (self.root, *self.root.resolve().parents) if os.path.exists(path))  # noqa: PTH110
-        if not nearest.is_dir():
+        if not is_folder(nearest):
             raise OutputError(f"the output must be a folder, and {nearest} is a file: name another with --output")
         if not is_utf8(path := str(self.root.absolute())):
             raise OutputError(f"the path of the output must be UTF-8, got {path!r}: name another with --output")
@@ -135,7 +135,7 @@ class Folder(Store):
             raise OutputError(f"files of the output must lie in it, and {folder} is a link to {real}: remove the link")
 
     def disk(self) -> Path:
-        return next(path for path in (self.root, *self.root.resolve().parents) if path.is_dir())
+        return next(path for path in (self.root, *self.root.resolve().parents) if is_folder(path))
 
     def publish(self, draft: Path, name: str, *, flush: bool = True) -> None:
         commit(draft, self._at(name), flush=flush)
@@ -230,7 +230,7 @@ def _link(mine: Path, path: Path) -> None:
         with path.open("xb") as stream:
             stream.write(data)
         time.sleep(SETTLED)  # a run that saw the file empty has removed it by now
-        if not path.exists() or path.read_bytes() != data:
+        if not exists(path) or path.read_bytes() != data:
             raise FileExistsError from None
 
 

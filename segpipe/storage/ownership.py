@@ -10,6 +10,7 @@ from typing import Any
 from segpipe.errors import OutputError, of_system
 from segpipe.storage import Store
 from segpipe.storage.documents import DocumentError, parse_json
+from segpipe.storage.existence import is_file
 from segpipe.storage.retry import is_passing, persistently
 
 HEAD = 2**12
@@ -176,7 +177,7 @@ def refuse_foreign_log(path: Path) -> None:
     Raises:
         OutputError: it is not.
     """
-    if not path.is_file():
+    if not is_file(path):
         return
     with path.open("rb") as stream:
         first = stream.readline(HEAD)

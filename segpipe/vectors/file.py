@@ -16,7 +16,7 @@ from segpipe.errors import InstallationError, OutputError, SegpipeError, ZonesEr
 from segpipe.geometry.reference import NowhereError, horizontal
 from segpipe.messages.printable import and_more
 from segpipe.process.extras import install
-from segpipe.storage.existence import exists, is_file
+from segpipe.storage.existence import exists, is_file, is_folder
 from segpipe.storage.files import is_nearly_full
 from segpipe.vectors.shapefile import check_again, check_parts
 from segpipe.vectors.surfaces import Shapes, all_empty, repaired
@@ -70,7 +70,7 @@ def check_target(path: Path, flag: str, error: type[SegpipeError]) -> None:
     """
     if path.suffix.lower() not in (*DRIVERS, *PARQUET):
         raise error(f"{flag} must end with {', '.join((*DRIVERS, *PARQUET[:1]))}, got {path.name}: name another file")
-    if not path.absolute().parent.is_dir():
+    if not is_folder(path.absolute().parent):
         raise error(f"{flag} must lie in a folder that exists, got {path}: make {path.absolute().parent} first")
 
 

@@ -7,6 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
+from segpipe.storage.existence import exists
+
 GEOPACKAGE = ".gpkg"
 
 WITHOUT_CRS = "SELECT 1 FROM gpkg_geometry_columns WHERE srs_id NOT IN (SELECT srs_id FROM gpkg_spatial_ref_sys)"
@@ -37,7 +39,7 @@ def check_written(path: Path, rows: int) -> None:
     with pyogrio.open_arrow(path, use_pyarrow=True) as (_, reader):
         found = sum(batch.num_rows for batch in reader)
     counts = {found} if path.suffix.lower() != GEOPACKAGE else {found, *_counts(path, found)}
-    if counts != {rows} or journal(path).exists():
+    if counts != {rows} or exists(journal(path)):
         raise OSError(errno.EIO, f"only {min(counts):,} of {rows:,} rows could be written whole", str(path))
 
 

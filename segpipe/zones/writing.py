@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segpipe.errors import ZonesError
+from segpipe.storage.existence import is_taken
 from segpipe.storage.files import draft_name
 from segpipe.vectors.file import DRIVERS, LON_LAT, PARQUET, Selection, check_target, read_frame, writing_errors
 from segpipe.vectors.written import check_written, clear
@@ -29,7 +30,7 @@ def check_zones_out(path: Path, zones: Zones) -> None:
     selection = zones.selection
     check_target(path, "--zones-out", ZonesError)
     with writing_errors(path, "--zones-out", ZonesError):
-        if path.exists() and (path.resolve() == selection.path.resolve() or not _is_own(path)):
+        if is_taken(path) and (path.resolve() == selection.path.resolve() or not _is_own(path)):
             raise ZonesError(f"--zones-out replaces its file, and {path} was not written by segpipe: name another file")
     with _draft(path, selection, ZoneTotals.empty(zones, ())):
         pass

@@ -17,7 +17,7 @@ from segpipe.errors import SourceError
 from segpipe.formats.case import CaseSelection
 from segpipe.formats.cases import find_input
 from segpipe.formats.identity import identities
-from segpipe.results import records
+from segpipe.results import done
 from segpipe.storage.folder import Folder
 from segpipe.validity import parse_validity
 
@@ -92,7 +92,7 @@ def test_a_finished_case_is_not_done_again_because_of_one_fault(name, times, mod
     words = [str(word) for word in ("run", "-i", tmp_path / "in", *flags)]
     assert CliRunner().invoke(main, words).exit_code == 0
     monkeypatch.setattr("segpipe.storage.retry.FIRST_WAIT", 0)
-    fail_in(monkeypatch, records, "_is_done", tmp_path / name, times)
+    fail_in(monkeypatch, done, "_is_done", tmp_path / name, times)
     again = CliRunner().invoke(main, words)
     assert again.exit_code == 0, again.output
     assert ("done before" in again.stdout.splitlines()[0]) is (times == 1), again.output

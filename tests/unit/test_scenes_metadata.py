@@ -6,6 +6,7 @@ import json
 import numpy as np
 import products
 import pytest
+from unreadable import fail
 
 from segpipe.errors import InputError, SourceError
 from segpipe.formats.cases import find_input
@@ -166,6 +167,19 @@ def manifest(path):
             f'<byteStream><fileLocation href="{place}"/><checksum checksumName="MD5">{digest}</checksum></byteStream>'
         )
     (path / "manifest.safe").write_text(f"<xfdu>{''.join(rows)}</xfdu>")
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_manifest_or_an_archive_that_cannot_be_examined_is_not_missing(archived, tmp_path, monkeypatch):
+    """Without its manifest, a file would count as verified with a note alone."""
+    path = products.safe(tmp_path, FLAT)
+    manifest(path)
+    image = next(path.rglob("*B02_10m.jp2"))
+    place = products.zipped(path) if archived else path / "manifest.safe"
+    file = f"/vsizip/{place}/{path.name}/{image.relative_to(path)}" if archived else str(image)
+    fail(monkeypatch, place, "stat")
+    with pytest.raises(SourceError, match=r"cannot be read: Input/output error: check the disk"):
+        verify_products([file])
 
 
 def test_checksums_of_manifests_and_archives(tmp_path):

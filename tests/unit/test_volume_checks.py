@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from unreadable import fail
 
 from segpipe.errors import SourceError
 from segpipe.formats.volume.checks import box_near, check_local, check_overrides, declared_nodata
@@ -24,6 +25,12 @@ def test_a_volume_is_a_file_of_this_machine(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SourceError, match=r"a volume must be a file of this machine, got .*: copy it here first"):
         check_local(path, "a volume must be a file")
+
+
+def test_a_volume_that_cannot_be_examined_is_not_called_missing(tmp_path, monkeypatch):
+    fail(monkeypatch, tmp_path / "a.nii", "stat")
+    with pytest.raises(SourceError, match=r"a\.nii cannot be read: Input/output error: check the disk"):
+        check_local(str(tmp_path / "a.nii"), "a volume must be a file")
 
 
 @pytest.mark.parametrize(("overrides", "flag"), [(Overrides(crs="EPSG:32633"), "--crs"), (Overrides(bands=(2,)), "--bands")])

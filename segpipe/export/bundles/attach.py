@@ -19,6 +19,7 @@ from segpipe.export.bundles.package import Package, opened
 from segpipe.export.bundles.surround import Operation, surrounded, transposed
 from segpipe.network.ending import ending_of
 from segpipe.storage.documents import DocumentError, read_toml
+from segpipe.storage.existence import is_file
 
 Kind = Literal["bioimageio", "monai"]
 Reader = Callable[[Package, str, Mapping[str, Any], Sequence[str]], Described]
@@ -82,7 +83,7 @@ def _given(contract: Path | None) -> dict[str, Any]:
 
 def _replaced(path: Path, described: Described) -> WeightsFile:
     """Weights that the user names, in place of the package's."""
-    if not path.is_file():
+    if not is_file(path):
         raise ExportError(f"--weights must be a file, got {path}, which is not one")
     if path.suffix == ".onnx":
         return WeightsFile("onnx", path)

@@ -14,6 +14,7 @@ from typing import Any
 from segpipe.errors import ExportError, correct_path, of_system
 from segpipe.messages.printable import printable
 from segpipe.storage.documents import DocumentError, read_json, shortened
+from segpipe.storage.existence import exists, is_file, is_folder
 from segpipe.storage.yaml_text import read_yaml
 
 
@@ -32,7 +33,7 @@ class Package:
         if not _is_inside(name):
             return False
         if self.archive is None:
-            return (self.source / name).is_file()
+            return is_file(self.source / name)
         return self.root + _normal(name) in self.archive.namelist()
 
     def path(self, name: str) -> Path:
@@ -47,7 +48,7 @@ class Package:
             return self.source / name
         target = self.scratch / _normal(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
+        if not exists(target):
             self._unpack(self.root + _normal(name), target)
         return target
 
@@ -116,7 +117,7 @@ def opened(source: Path, names: tuple[str, ...], what: str) -> Iterator[tuple[Pa
         ExportError: there is none.
     """
     with tempfile.TemporaryDirectory(prefix="segpipe-") as scratch:
-        if source.is_file() and zipfile.is_zipfile(source):
+        if is_file(source) and zipfile.is_zipfile(source):
             with _archive(source) as archive:
                 root, name = _in_zip(source, archive, names, what)
                 yield Package(source, root, archive, Path(scratch)), name
@@ -143,12 +144,12 @@ def _in_zip(source: Path, archive: zipfile.ZipFile, names: tuple[str, ...], what
 
 
 def _in_folder(source: Path, names: tuple[str, ...], what: str) -> tuple[Path, str]:
-    if not source.exists():
+    if not exists(source):
         raise ExportError(f"{what} must exist, got {source}: {correct_path(source)}")
     for name in names:
-        if source.is_dir() and (source / name).is_file():
+        if is_folder(source) and is_file(source / name):
             return source, name
-        if source.is_file() and str(PurePosixPath(*source.resolve().parts)).endswith("/" + name):
+        if is_file(source) and str(PurePosixPath(*source.resolve().parts)).endswith("/" + name):
             return source.resolve().parents[name.count("/")], name
     raise _none(source, names, what)
 

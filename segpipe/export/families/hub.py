@@ -12,6 +12,7 @@ from segpipe.errors import ExportError
 from segpipe.export.families import Network, Wanted, in_a_line, need
 from segpipe.export.families.processor import read_processor
 from segpipe.messages.printable import and_more
+from segpipe.storage.existence import is_file
 
 # set before the import: no network access, and no checks inside the graph, where they have no operator
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -97,7 +98,7 @@ def _library() -> Any:
 
 
 def _config(folder: Path) -> Any:
-    if not (folder / "config.json").is_file():
+    if not is_file(folder / "config.json"):
         raise ExportError(f"a transformers folder must hold config.json, got {folder}: name the folder of save_pretrained")
     try:
         return _library().AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

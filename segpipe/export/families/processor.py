@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from segpipe.errors import ExportError
 from segpipe.export.families import need
+from segpipe.storage.existence import is_file
 
 FILES = ("preprocessor_config.json", "processor_config.json")
 PICTURE = ("red", "green", "blue")
@@ -58,7 +59,7 @@ def read_processor(folder: Path, channels: int) -> tuple[dict[str, Any], tuple[s
     Raises:
         ExportError: it needs its own code, or is not an affine map of each channel.
     """
-    if not any((folder / name).is_file() for name in FILES):
+    if not any(is_file(folder / name) for name in FILES):
         return {}, ()
     processor, said = _load(folder)
     affine = _fitted(processor, channels, folder)

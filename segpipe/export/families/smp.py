@@ -9,6 +9,7 @@ from segpipe.errors import ExportError
 from segpipe.export.families import Network, Wanted, in_a_line, need
 from segpipe.export.families.transform import read_transform
 from segpipe.storage.documents import DocumentError, read_json
+from segpipe.storage.existence import is_file
 
 NAMES = (
     "Unet",
@@ -110,6 +111,6 @@ def _activation(name: Any, folder: Path) -> dict[str, str]:
 
 def _weights(folder: Path) -> Path:
     for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
+        if is_file(folder / name):
             return folder / name
     raise ExportError(f"{folder} must hold model.safetensors beside its config.json: save it again by save_pretrained")

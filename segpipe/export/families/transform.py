@@ -13,6 +13,7 @@ from segpipe.errors import ExportError
 from segpipe.export.families.processor import MEND
 from segpipe.export.terms import IMAGENET
 from segpipe.storage.documents import DocumentError, read_json
+from segpipe.storage.existence import is_file
 
 FILE = "albumentations_config_eval.json"
 """What ``Compose.save_pretrained`` writes, and the folders of smp-hub contain."""
@@ -64,7 +65,7 @@ def read_transform(folder: Path, channels: int) -> tuple[dict[str, Any], tuple[s
         ExportError: the file cannot be read, or a step is no affine map of each channel.
     """
     path = folder / FILE
-    if not path.is_file():
+    if not is_file(path):
         return {}, ()
     try:
         steps = list(_steps(read_json(path)["transform"]))

@@ -8,6 +8,7 @@ from typing import Any
 
 from segpipe.errors import ExportError, correct_path
 from segpipe.storage.documents import DocumentError, read_json
+from segpipe.storage.existence import exists, is_file, is_folder
 
 MOST_JSON = 2**26
 """Largest size of ``plans.json`` in bytes; those of nnU-Net have some tens of kB."""
@@ -34,7 +35,7 @@ class TrainedFolder:
     def trained_folds(self) -> list[str]:
         """Folds with a checkpoint, in order: numbers, then ``all``."""
         names = [match[1] for path in self.path.iterdir() if (match := FOLD.fullmatch(path.name))]
-        return sorted((n for n in names if self.checkpoint(n).is_file()), key=lambda n: (n == "all", n.zfill(3)))
+        return sorted((n for n in names if is_file(self.checkpoint(n))), key=lambda n: (n == "all", n.zfill(3)))
 
     def checkpoint(self, fold: str) -> Path:
         """Path of the weights of a fold."""
@@ -71,16 +72,16 @@ def open_folder(path: Path, checkpoint_name: str) -> TrainedFolder:
     Raises:
         ExportError: it is no such folder, or a document is missing or damaged.
     """
-    if not path.is_dir():
+    if not is_folder(path):
         raise ExportError(
             f"nnU-Net's results must be a folder such as nnUNetTrainer__nnUNetPlans__3d_fullres, got {path}"
-            + ("" if path.exists() else f", which does not exist: {correct_path(path)}")
+            + ("" if exists(path) else f", which does not exist: {correct_path(path)}")
         )
     return TrainedFolder(path, _document(path, "plans.json"), _document(path, "dataset.json"), checkpoint_name)
 
 
 def _document(folder: Path, name: str) -> Mapping[str, Any]:
-    if not (folder / name).exists():
+    if not exists(folder / name):
         raise ExportError(f"{folder} must hold {name}, and does not: {_inside(folder, name)}")
     try:
         content = read_json(folder / name, most=MOST_JSON)
@@ -93,7 +94,7 @@ def _document(folder: Path, name: str) -> Mapping[str, Any]:
 
 def _inside(folder: Path, name: str) -> str:
     """The mend: the trained folder inside this one or around it, or where nnU-Net keeps the document."""
-    around = [folder.parent] if (folder.parent / name).is_file() else []
+    around = [folder.parent] if is_file(folder.parent / name) else []
     found = [*around, *sorted(path.parent for path in folder.glob(f"*/{name}"))]
     if found:
         return f"give {' or '.join(map(str, found[:3]))}"

@@ -22,6 +22,7 @@ from segpipe.formats.volume.file import (
     source_errors,
 )
 from segpipe.geometry.voxel_grid import VoxelGrid, matrix_rows
+from segpipe.storage.existence import is_file
 
 MOST_HEADER = 2**16
 """Bytes of a header; those of DWI series with a line per direction have about 20,000."""
@@ -240,7 +241,7 @@ def _data_file(path: str, name: str) -> str:
         raise SourceError(f"{path}: voxels must lie in one file, and the header names several: {WRITE_AGAIN}")
     file = folder / name
     with source_errors(path):
-        inside, there = file.resolve().is_relative_to(folder.resolve()), file.is_file()
+        inside, there = file.resolve().is_relative_to(folder.resolve()), is_file(file)
     if not inside:
         raise SourceError(f"{path}: the file with the voxels must lie in the header's folder, got {name}: move it there")
     if not there:

@@ -11,6 +11,7 @@ from segpipe.errors import SourceError, of_system
 from segpipe.formats.scenes.names import MEND, SAFE, TAR
 from segpipe.formats.scenes.tar import members
 from segpipe.storage.existence import is_file
+from segpipe.storage.files import reading_errors
 from segpipe.storage.retry import is_passing
 
 MOST_FILES = 20_000
@@ -69,7 +70,7 @@ class Container:
         if self.archive == "tar":
             return self._bytes_of_tar(name)
         if self.archive is None:
-            if not (path := Path(self.root, name)).is_file():  # opening a pipe may block forever
+            if not is_file(path := Path(self.root, name)):  # opening a pipe may block forever
                 raise SourceError(f"{path} must be a regular file: {MEND}")
             with path.open("rb") as stream:
                 return stream.read(MOST_BYTES + 1)
@@ -101,11 +102,9 @@ def container_at(path: str) -> Container:
     Raises:
         SourceError: it cannot be read, is a damaged archive, has too many files, or names of files that lead out of it.
     """
-    try:
+    with reading_errors(path, SourceError):
         if not is_file(path):
             return _of_folder(path)
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {of_system(error)}") from error
     return _of_tar(path) if path.lower().endswith(TAR) else _of_archive(path)
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from segpipe.errors import SourceError, of_system
+from segpipe.errors import SourceError
 from segpipe.formats.scenes.names import MEND
 from segpipe.storage.existence import is_file
+from segpipe.storage.files import reading_errors
 
 BLOCK = 512
 """Bytes of a header, and unit of all sizes."""
@@ -45,15 +46,12 @@ def members(path: str, most: int) -> Mapping[str, Member]:
         SourceError: it is damaged, is compressed, has too many files, or names that lead out of it or are there twice.
     """
     found: dict[str, Member] = {}
-    try:
-        with Path(path).open("rb") as stream:
-            for name, member in _files(path, stream):
-                _check_name(path, name, found)
-                found[name] = member
-                if len(found) > most:
-                    raise SourceError(f"{path}: a product must have at most {most:,} files, and this one has more: {MEND}")
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {of_system(error)}") from error
+    with reading_errors(path, SourceError), Path(path).open("rb") as stream:
+        for name, member in _files(path, stream):
+            _check_name(path, name, found)
+            found[name] = member
+            if len(found) > most:
+                raise SourceError(f"{path}: a product must have at most {most:,} files, and this one has more: {MEND}")
     return found
 
 

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from segpipe.errors import SourceError, of_system
+from segpipe.errors import SourceError
 from segpipe.formats.raster.tiff import verify_files
 from segpipe.formats.scenes.container import MOST_BYTES
 from segpipe.formats.scenes.document import elements, parsed
 from segpipe.formats.scenes.names import MEND, SAFE
+from segpipe.storage.existence import is_file
+from segpipe.storage.files import reading_errors
 
 ZIP, TAR = "/vsizip/", "/vsitar/"
 
@@ -53,14 +55,13 @@ def _verify_member(file: str) -> None:
     """Read a member of an archive to its end, where its CRC-32 is compared."""
     place = file.removeprefix(ZIP)
     end = place.lower().index(".zip/") + len(".zip")
-    while not Path(place[:end]).is_file():  # a folder may be called so, too
-        end = place.lower().index(".zip/", end) + len(".zip")
     try:
-        with zipfile.ZipFile(place[:end]) as archive, archive.open(place[end + 1 :]) as member:
-            while member.read(AT_ONCE):
-                pass
-    except OSError as error:
-        raise SourceError(f"{file} cannot be read: {of_system(error)}") from error
+        with reading_errors(file, SourceError):
+            while not is_file(place[:end]):  # a folder may be called so, too
+                end = place.lower().index(".zip/", end) + len(".zip")
+            with zipfile.ZipFile(place[:end]) as archive, archive.open(place[end + 1 :]) as member:
+                while member.read(AT_ONCE):
+                    pass
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise SourceError(f"{file} is damaged: {error}: {MEND}") from error
 
@@ -69,16 +70,14 @@ def _manifest(file: str) -> str | None:
     """The manifest of the product that holds a file; None if there is none."""
     folder = next((parent for parent in Path(file).parents if parent.name.lower().endswith(SAFE)), None)
     manifest = None if folder is None else folder / "manifest.safe"
-    return None if manifest is None or not manifest.is_file() else str(manifest)
+    with reading_errors(manifest or file, SourceError):
+        return None if manifest is None or not is_file(manifest) else str(manifest)
 
 
 def _digests(manifest: str) -> dict[str, tuple[str, str]]:
     """Algorithm and digest of each file that a manifest names, by its path below the product."""
-    try:
-        with Path(manifest).open("rb") as stream:
-            data = stream.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise SourceError(f"{manifest} cannot be read: {of_system(error)}") from error
+    with reading_errors(manifest, SourceError), Path(manifest).open("rb") as stream:
+        data = stream.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise SourceError(f"{manifest} must be metadata of at most {MOST_BYTES:,} bytes, and is longer: {MEND}")
     found = {}
@@ -93,10 +92,7 @@ def _digests(manifest: str) -> dict[str, tuple[str, str]]:
 
 def _digest(file: str, algorithm: str) -> str:
     digest = hashlib.new(algorithm, usedforsecurity=False)
-    try:
-        with Path(file).open("rb") as stream:
-            while data := stream.read(AT_ONCE):
-                digest.update(data)
-    except OSError as error:
-        raise SourceError(f"{file} cannot be read: {of_system(error)}") from error
+    with reading_errors(file, SourceError), Path(file).open("rb") as stream:
+        while data := stream.read(AT_ONCE):
+            digest.update(data)
     return digest.hexdigest()

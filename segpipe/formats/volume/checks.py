@@ -1,7 +1,6 @@
 """Checks and notes that are the same for volumes of all formats."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,8 @@ from segpipe.formats.nodata import checked_nodata
 from segpipe.geometry.voxel_grid import VoxelGrid
 from segpipe.geometry.windows import Window
 from segpipe.overrides import Nodata, Overrides
+from segpipe.storage.existence import is_file
+from segpipe.storage.files import reading_errors
 from segpipe.storage.paths import is_remote
 
 
@@ -25,7 +26,9 @@ def check_local(path: str, kind: str) -> None:
     Raises:
         SourceError: it is not.
     """
-    if is_remote(path) or not Path(path).is_file():
+    with reading_errors(path, SourceError):
+        here = not is_remote(path) and is_file(path)
+    if not here:
         raise SourceError(f"{kind} of this machine, got {path}: copy it here first")
 
 

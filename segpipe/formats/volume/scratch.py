@@ -5,7 +5,8 @@ import os
 import shutil
 import tempfile
 
-from segpipe.errors import SourceError, of_system
+from segpipe.errors import SourceError
+from segpipe.storage.files import reading_errors
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -55,10 +56,8 @@ def file_state(path: str) -> tuple[int, ...]:
     """Return the facts that change with the content of a file: device, inode, size and times.
 
     Raises:
-        SourceError: the file is gone.
+        SourceError: the file cannot be read.
     """
-    try:
+    with reading_errors(path, SourceError):
         found = os.stat(path)  # noqa: PTH116
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {of_system(error)}") from error
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

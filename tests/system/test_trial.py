@@ -164,7 +164,9 @@ def test_threads_that_change_scores_are_refused(unlike, scene, tmp_path):
         choose_split(found.run, found.plan, pytest.fail)
 
 
-def test_workers_of_this_machine_start_no_threads_of_libraries_and_are_not_looked_at(tmp_path):
+def test_workers_of_this_machine_start_no_threads_of_libraries_and_are_not_looked_at(tmp_path, monkeypatch):
+    for key in ONE_THREAD:  # the user's own values would count
+        monkeypatch.delenv(key, raising=False)
     run = Run(read_spec(settings(local(tmp_path / "m.onnx"))), settings(local(tmp_path / "m.onnx")))
 
     def observed(dask_worker: Worker) -> tuple[dict[str, str], dict[str, float]]:

@@ -354,3 +354,10 @@ def endpoint(served: Any) -> Iterator[Any]:
     served.forget()
     yield served
     served.fail({})
+
+
+@pytest.fixture
+def measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``tune`` labels one box and times two rounds, on however busy a machine; its budget must have room for more."""
+    monkeypatch.setattr("segpipe.tune.measure.PLACES", 1)
+    monkeypatch.setattr("segpipe.tune.measure.ROUNDS", 2)

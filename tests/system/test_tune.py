@@ -30,13 +30,14 @@ from segpipe.tune.table import agrees, loses_at_most, make_rows
 from segpipe.tune.truth import find_truth
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-QUICK = 3.0
+
+pytestmark = pytest.mark.usefixtures("measured_once")
 
 
 def tuned(model: Path, **flags: Any):
-    """Measured in this process, for about as long as it takes to measure everything once."""
+    """Measured in this process."""
     lines: list[str] = []
-    return tune(TuneSettings(model=model, device="cpu", **{"seconds": QUICK, **flags}), lines.append)
+    return tune(TuneSettings(model=model, device="cpu", **{"seconds": 60.0, **flags}), lines.append)
 
 
 def noise(rows: int, cols: int, seed: int = 0) -> np.ndarray:
@@ -216,7 +217,7 @@ def test_another_file_is_compared_with_its_own_whole_image_and_with_the_models(t
 
 def test_the_example_end_to_end(segpipe, tmp_path):
     scenes, model = EXAMPLES / "scenes", EXAMPLES / "crops.onnx"
-    arguments = ("tune", model, "--input", scenes, "--device", "cpu", "--seconds", 2, "--tile", 256, "--batch", 1)
+    arguments = ("tune", model, "--input", scenes, "--device", "cpu", "--seconds", 60, "--tile", 256, "--batch", 1)
     done = segpipe(*arguments)
     assert done.returncode == 0, done.stderr
     assert "reference: crops.onnx on the whole box in one call" in done.stdout
@@ -228,7 +229,7 @@ def test_the_example_end_to_end(segpipe, tmp_path):
 
 
 def test_json_holds_all_that_is_printed(segpipe, tmp_path):
-    done = segpipe("tune", local(tmp_path / "m.onnx"), "--json", "--seconds", 2, "--device", "cpu", "--overlap", 8)
+    done = segpipe("tune", local(tmp_path / "m.onnx"), "--json", "--seconds", 60, "--device", "cpu", "--overlap", 8)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     own = next(candidate for candidate in found["choices"] if candidate["own"])
@@ -240,7 +241,7 @@ def test_json_holds_all_that_is_printed(segpipe, tmp_path):
 
 def test_no_choice_that_agrees_ends_with_1(segpipe, tmp_path):
     model = positional(tmp_path / "m.onnx", 32, align=4, overlap=[8, 8])
-    done = segpipe("tune", model, "--seconds", 1, "--min-agreement", 1, "--device", "cpu")
+    done = segpipe("tune", model, "--seconds", 60, "--min-agreement", 1, "--device", "cpu")
     assert done.returncode == 1, done.stderr
     assert "no choice gives 100.00% equal labels; the nearest, with" in done.stdout
 

@@ -19,6 +19,8 @@ from segpipe.tune.measure import tune
 from segpipe.tune.places import find_places, survey
 from segpipe.tune.settings import TuneSettings
 
+pytestmark = pytest.mark.usefixtures("measured_once")
+
 SHAPE = (14, 16, 15)
 WHOLE = "16,14,15"
 """The same volume under ``OBLIQUE`` (axes to A, L, S), turned to R, A, S."""
@@ -32,7 +34,7 @@ def local(path: Path, **changes: Any) -> Path:
 
 
 def tuned(model: Path, **flags: Any) -> Any:
-    return tune(TuneSettings(model=model, device="cpu", **{"seconds": 3.0, **flags}), lambda _: None)
+    return tune(TuneSettings(model=model, device="cpu", **{"seconds": 60.0, **flags}), lambda _: None)
 
 
 def errors(found: Any) -> dict[int, float]:
@@ -108,7 +110,7 @@ def test_a_model_of_images_is_tuned_on_slices(tmp_path: Path) -> None:
 def test_the_command_on_a_volume(tmp_path: Path) -> None:
     volumes.write(tmp_path / "a.nii.gz", volumes.voxels(SHAPE, "u1"))
     local(tmp_path / "m.onnx")
-    done = invoke(["tune", "m.onnx", "--input", "a.nii.gz", "--device", "cpu", "--seconds", "2", "--json"], tmp_path)
+    done = invoke(["tune", "m.onnx", "--input", "a.nii.gz", "--device", "cpu", "--seconds", "60", "--json"], tmp_path)
     assert done.returncode in (0, 1), done.stderr
     report = json.loads(done.stdout)
     assert "boxes of " in report["compared_on"] or "a box of 14 x 16 x 15 voxels of a" in report["compared_on"]
@@ -119,7 +121,7 @@ def test_flips_are_measured_as_a_run_averages_them(tmp_path: Path) -> None:
     volumes.write(tmp_path / "a.nii.gz", volumes.voxels(SHAPE, "u1"))
     local(tmp_path / "m.onnx")
     command = ["tune", "m.onnx", "--input", "a.nii.gz", "--device", "cpu", "--tile", "8", "--overlap", "2"]
-    done = invoke([*command, "--tta", "flips", "--min-agreement", "0.01", "--seconds", "2", "--json"], tmp_path)
+    done = invoke([*command, "--tta", "flips", "--min-agreement", "0.01", "--seconds", "60", "--json"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert " --tta flips" in json.loads(done.stdout)["command"]
     spec = TuneSettings(tmp_path / "m.onnx", tta="flips").of_run(tmp_path / "m.onnx")
@@ -127,13 +129,13 @@ def test_flips_are_measured_as_a_run_averages_them(tmp_path: Path) -> None:
 
 
 def test_noise_for_a_model_of_volumes(tmp_path: Path) -> None:
-    found = tuned(local(tmp_path / "m.onnx"), tiles=(8,), overlaps=(2,), seconds=1.0)
+    found = tuned(local(tmp_path / "m.onnx"), tiles=(8,), overlaps=(2,))
     assert [row.candidate.tiling.tile for row in found.rows] == [(8, 8, 8)]
 
 
 def test_a_tile_that_does_not_fit_into_memory_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segpipe.tune.measure.TILES_SHARE", 0.0)
-    found = tuned(local(tmp_path / "m.onnx"), seconds=1.0)
+    found = tuned(local(tmp_path / "m.onnx"))
     assert all(row.candidate.is_own for row in found.rows)
     assert any("left out" in note for note in found.notes)
     assert isinstance(found.rows[0].candidate, Candidate)

@@ -1,5 +1,6 @@
 """From labelled points to a design: which class each has on the map, in which stratum it lies, and how large that is."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -27,6 +28,8 @@ UNEQUAL = "stratified, pixels of unequal area (Tyukavina et al. 2025)"
 ALIKE = 1e-3
 """Relative difference of the areas of pixels up to which they count as equal in words; in numbers each has its own."""
 SHOWN = 5
+POINT = re.compile(r"(?<=\d)\.0+$")
+"""Decimals of a whole number, as pandas writes ids of classes in a column with gaps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,7 +267,7 @@ def _references(survey: Survey, labels: Sequence[str]) -> tuple[list[str], Integ
     named = Names.of(known, {number: k for k, number in enumerate(survey.ids)})
     classes, found = list(survey.classes), list[int]()
     for label in labels:
-        k = known.get(label, named.find(label))
+        k = known.get(label, named.find(POINT.sub("", label)))
         if k is None:
             k = known[label] = len(classes)
             classes.append(label)

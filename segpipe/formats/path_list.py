@@ -9,6 +9,8 @@ from segpipe.storage.existence import is_file
 
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".lst"})
 LIST_COLUMNS = ("path", "file", "input", "image")
+UTF_16 = ("\udcff\udcfe", "\udcfe\udcff")
+"""Its byte order marks, which are no UTF-8."""
 
 
 def list_entries(path: str) -> list[str]:
@@ -30,6 +32,8 @@ def entries(file: Path) -> Iterator[tuple[int, str]]:
         text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")  # file names may have undecodable bytes
     except OSError as error:
         raise InputError(f"the list cannot be read: {file}: {of_system(error)}") from None
+    if text.startswith(UTF_16):
+        raise InputError(f"the list must be in UTF-8, and {file} is in UTF-16, as PowerShell writes texts: save it as UTF-8")
     # names may begin with # or end with spaces: a line that names a file is a path
     named = [(n, line, _may_be_file(str(file.parent / line))) for n, line in enumerate(text.split("\n"), 1)]
     lines = [(n, line if there else line.strip()) for n, line, there in named if there or not _is_comment(line.strip())]

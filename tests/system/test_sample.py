@@ -264,6 +264,16 @@ def test_labels_may_be_ids_and_of_any_case(segpipe, labelled):
     assert estimates(segpipe("estimate", "--samples", labelled, "--map", "out", "--json")) == one
 
 
+def test_ids_in_a_table_may_have_a_point(segpipe, labelled, tmp_path):
+    """As pandas writes a column of numbers with gaps."""
+    one = estimates(segpipe("estimate", "--samples", labelled, "--map", "out", "--json"))
+    frame = geopandas.read_file(labelled)
+    rows = [f"{number},{label[-1]}.0\n" for number, label in zip(frame["id"], frame["reference"], strict=True)]
+    (tmp_path / "ids.csv").write_text("id,reference\n" + "".join(rows))
+    shutil.copy(labelled.with_suffix(".design.json"), tmp_path / "ids.design.json")
+    assert estimates(segpipe("estimate", "--samples", "ids.csv", "--map", "out", "--json")) == one
+
+
 def test_points_without_a_label_are_counted(segpipe, labelled):
     change(labelled, reference=lambda f: f["reference"].where(f.index > 9))
     done = segpipe("estimate", "--samples", labelled)

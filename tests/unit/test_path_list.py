@@ -36,6 +36,13 @@ def test_each_line_is_a_path(name, text, found, written):
     assert list_entries(str(file)) == [path for _, path in found]
 
 
+@pytest.mark.parametrize("coding", ["utf-16-le", "utf-16-be"])
+def test_a_list_in_utf_16_is_named(coding, tmp_path):
+    (tmp_path / "l.txt").write_bytes("\ufeffa.tif\r\n".encode(coding))
+    with pytest.raises(InputError, match=r"must be in UTF-8, and .*l\.txt is in UTF-16, .*: save it as UTF-8"):
+        list(entries(tmp_path / "l.txt"))
+
+
 def test_a_line_that_names_a_file_is_a_path_whatever_it_looks_like(written):
     file = written("l.txt", "# 1.tif\n# 2.tif\nend \n", "# 1.tif", "end ")
     assert list(entries(file)) == [(1, "# 1.tif"), (3, "end ")]

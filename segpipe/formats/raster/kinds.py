@@ -21,11 +21,11 @@ SCANNERS = ("Aperio", "<scn", "<DataObject", "<EncodeInfo")
 NOT_RECOGNIZED = "not recognized"
 """GDAL's message where no driver accepts a file. A file that a driver accepted is damaged, whatever it looks like."""
 
-CONVERT = "; where gdalinfo {0} shows a raster, convert it: gdal_translate {0} out.tif"
+CONVERT = "where gdalinfo {0} shows a raster, convert it: gdal_translate {0} out.tif"
 NO_CODEC = "missing codec"
 """GDAL's message for a TIFF with a compression of which this build of GDAL knows only the name."""
 
-DECODE = "; write it with another compression where GDAL has the codec: gdal_translate -co COMPRESS=DEFLATE {0} out.tif"
+DECODE = "write it with another compression where GDAL has the codec: gdal_translate -co COMPRESS=DEFLATE {0} out.tif"
 
 NO_SLIDES = (
     "{0} is a slide, which is not supported yet: take a level out, as with rio convert {0} level0.tif, "
@@ -48,14 +48,14 @@ def explained(path: str) -> Iterator[None]:
         if text is not None:
             raise SourceError(text) from error
         if (more := _mend(path, str(error), rest)) is not None:
-            raise SourceError(f"{error}{more}") from error
+            raise SourceError(f"{str(error).removesuffix('.')}; {more}") from error
         raise
 
 
 def _mend(path: str, error: str, rest: str | None) -> str | None:
     """What to do with a file that GDAL cannot open, as far as the error or the file tell."""
     if rest is not None:
-        return f"; {rest}"
+        return rest
     if NO_CODEC in error:
         return DECODE.format(path)
     return CONVERT.format(path) if NOT_RECOGNIZED in error else None

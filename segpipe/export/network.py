@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from segpipe.errors import ExportError
-from segpipe.export.families import Network, Wanted, build, in_a_line, look_in_working_folder, need, smp
+from segpipe.export.families import Network, Wanted, build, foreign_errors, in_a_line, look_in_working_folder, need, smp
 from segpipe.export.programs import opened
 from segpipe.export.settings import ExportSettings
 from segpipe.export.terms import Terms, check_named
@@ -74,18 +74,13 @@ def _leave_out(settings: ExportSettings, keys: tuple[str, ...], why: str) -> Non
 def _program(settings: ExportSettings, form: str) -> Network:
     own = ("arch", "module", "encoder", "options", "prefix", "replace_head")
     _leave_out(settings, own, "is a program and brings its own architecture and weights")
-    try:
-        with warnings.catch_warnings(), opened(settings.weights, form, trust=settings.trust_pickle) as stream:
-            warnings.simplefilter("ignore")  # TorchScript is deprecated, but still in use
-            if form == "torchscript":
-                program = torch.jit.load(stream, map_location="cpu")  # type: ignore[no-untyped-call]
-                return Network(program, "TorchScript program", traced=True)
-            module = torch.export.load(stream).module()
-    except ExportError:
-        raise
-    except Exception as error:  # noqa: BLE001 - torch passes on whatever its readers raise
-        raise ExportError(f"{settings.weights} cannot be loaded: {in_a_line(error)}") from None
-    return Network(module, "torch.export program")
+    loading = foreign_errors(f"{settings.weights} cannot be loaded")
+    with loading, warnings.catch_warnings(), opened(settings.weights, form, trust=settings.trust_pickle) as stream:
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, but still in use
+        if form == "torchscript":
+            program = torch.jit.load(stream, map_location="cpu")  # type: ignore[no-untyped-call]
+            return Network(program, "TorchScript program", traced=True)
+        return Network(torch.export.load(stream).module(), "torch.export program")
 
 
 def _from_checkpoint(settings: ExportSettings, terms: Terms) -> Network:

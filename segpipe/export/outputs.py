@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from segpipe.errors import ExportError
-from segpipe.export.families import in_a_line
+from segpipe.export.families import foreign_errors
 from segpipe.messages.printable import dims
 from segpipe.network.shapes import margin_by_size
 
@@ -80,11 +80,8 @@ def find_scores(
 
 
 def _run(network: nn.Module, shape: tuple[int, ...]) -> Outputs:
-    try:
-        with torch.inference_mode():
-            given = network(torch.zeros(shape))
-    except Exception as error:  # noqa: BLE001 - a network may raise anything
-        raise ExportError(f"the network does not run on {dims(shape)}: {in_a_line(error)}") from None
+    with foreign_errors(f"the network does not run on {dims(shape)}"), torch.inference_mode():
+        given = network(torch.zeros(shape))
     if outputs := outputs_of(given):
         return outputs
     raise ExportError(

@@ -15,7 +15,7 @@ from torch import nn
 from segpipe.contract import Contract
 from segpipe.errors import DisagreementError, ExportError
 from segpipe.export.bundles.described import Architecture, Described, WeightsFile
-from segpipe.export.families import Network, in_a_line
+from segpipe.export.families import Network, foreign_errors, in_a_line
 from segpipe.export.graph import Scorer, score, to_onnx
 from segpipe.export.large import loadable
 from segpipe.export.outputs import outputs_of
@@ -67,14 +67,10 @@ def _opened(weights: WeightsFile, trust: bool) -> Network:
 
 
 def _script(path: Path, trust: bool) -> Network:
-    try:
-        with warnings.catch_warnings(), opened(path, "torchscript", trust=trust) as stream:
-            warnings.simplefilter("ignore")  # TorchScript is deprecated, but still in use
-            return Network(torch.jit.load(stream, map_location="cpu"), "TorchScript program", traced=True)  # type: ignore[no-untyped-call]
-    except ExportError:
-        raise
-    except Exception as error:  # noqa: BLE001 - torch passes on whatever its readers raise
-        raise ExportError(f"{path.name} cannot be loaded: {in_a_line(error)}") from None
+    loading = foreign_errors(f"{path.name} cannot be loaded")
+    with loading, warnings.catch_warnings(), opened(path, "torchscript", trust=trust) as stream:
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, but still in use
+        return Network(torch.jit.load(stream, map_location="cpu"), "TorchScript program", traced=True)  # type: ignore[no-untyped-call]
 
 
 def _built(architecture: Architecture, trust: bool) -> nn.Module:
@@ -123,11 +119,8 @@ def _scores(network: Network, shape: tuple[int, ...], described: Described) -> s
     Raises:
         ExportError: there is none, or more than one.
     """
-    try:
-        with torch.inference_mode():
-            outputs = outputs_of(network.module(torch.zeros(1, *shape)))
-    except Exception as error:  # noqa: BLE001 - a network may raise anything
-        raise ExportError(f"the network does not run on {dims((1, *shape))}: {in_a_line(error)}") from None
+    with foreign_errors(f"the network does not run on {dims((1, *shape))}"), torch.inference_mode():
+        outputs = outputs_of(network.module(torch.zeros(1, *shape)))
     wanted = (1, described.scores, *shape[1:])
     fit_names = [name for name, tensor in outputs.items() if tuple(tensor.shape) == wanted]
     asked = str(described.tensors[1])

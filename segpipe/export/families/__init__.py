@@ -5,7 +5,8 @@ A family's module takes images ``(batch, channels, rows, cols)`` and gives class
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,17 @@ def in_a_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(lines).removeprefix(f'{type(error).__name__}: ')[:600]}"
 
 
+@contextmanager
+def foreign_errors(what: str) -> Iterator[None]:
+    """Turn any error of a library or a network into an ``ExportError`` that begins with ``what``."""
+    try:
+        yield
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"{what}: {in_a_line(error)}") from error
+
+
 def build(arch: str, wanted: Wanted) -> nn.Module:
     """Build the architecture ``library:name`` with fresh weights."""
     library, _, name = arch.partition(":")
@@ -76,12 +88,8 @@ def build(arch: str, wanted: Wanted) -> nn.Module:
         raise ExportError(f"--arch must be one of {', '.join(_FAMILIES)}, such as smp:Unet, got {arch!r}: name one of them")
     family = importlib.import_module(f"segpipe.export.families.{_FAMILIES[library]}")
     make: Callable[[str, Wanted], nn.Module] = family.build
-    try:
+    with foreign_errors(f"{arch} cannot be built as asked"):
         return make(name or library, wanted)
-    except ExportError:
-        raise
-    except Exception as error:  # the library rejects the arguments
-        raise ExportError(f"{arch} cannot be built as asked: {in_a_line(error)}") from error
 
 
 _FAMILIES = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from segpipe.errors import ExportError
-from segpipe.export.families import Network, Wanted, in_a_line, need
+from segpipe.export.families import Network, Wanted, foreign_errors, in_a_line, need
 from segpipe.export.families.processor import read_processor
 from segpipe.messages.printable import and_more
 from segpipe.storage.existence import is_file
@@ -118,7 +118,7 @@ def _auto(config: Any) -> Any:
 def _load(folder: Path, config: Any, classes: int | None, trust_pickle: bool) -> tuple[nn.Module, tuple[str, ...]]:
     """Load the network with eager attention: the fused one leaves strides that the exporter does not support."""
     options = {} if classes is None else {"num_labels": classes, "ignore_mismatched_sizes": True}
-    try:
+    with foreign_errors(f"{folder} cannot be loaded"):
         network, report = _auto(config).from_pretrained(
             folder,
             local_files_only=True,
@@ -129,8 +129,6 @@ def _load(folder: Path, config: Any, classes: int | None, trust_pickle: bool) ->
             dtype=torch.float32,
             **options,
         )
-    except Exception as error:  # noqa: BLE001 - the library passes on whatever its readers raise
-        raise ExportError(f"{folder} cannot be loaded: {in_a_line(error)}") from None
     replaced = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"])
     lost = {what: sorted(set(report[f"{what}_keys"]) - set(replaced)) for what in ("missing", "unexpected")}
     if any(lost.values()) or (replaced and classes is None):

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from segpipe.errors import ExportError
-from segpipe.export.families import Network, Wanted, in_a_line, need
+from segpipe.export.families import Network, Wanted, foreign_errors, need
 from segpipe.export.families.transform import read_transform
 from segpipe.storage.documents import DocumentError, read_json
 from segpipe.storage.existence import is_file
@@ -86,12 +86,8 @@ def open_folder(folder: Path, scores: int | None, *, scaled: bool = False) -> tu
     name, encoder = config.pop("_model_class"), config.pop("encoder_name", None)
     options = {key: value for key, value in config.items() if key not in ("in_channels", "classes", "encoder_weights")}
     channels, labels = config.get("in_channels", 3), config.get("classes", 1)
-    try:
+    with foreign_errors(f"{folder / 'config.json'} cannot be used"):
         module = build(name, Wanted(channels, scores or labels, encoder, options, {}))
-    except ExportError:
-        raise
-    except Exception as error:  # noqa: BLE001 - the library rejects the arguments
-        raise ExportError(f"{folder / 'config.json'} cannot be used: {in_a_line(error)}") from None
     scaling, notes = ({}, ()) if scaled else read_transform(folder, channels)
     known = {"channels": channels} | scaling | _activation(config.get("activation"), folder)
     return Network(module, f"smp:{name}, encoder {encoder}", known, notes), _weights(folder)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segpipe.errors import ExportError
-from segpipe.export.families import in_a_line
+from segpipe.export.families import foreign_errors
 from segpipe.export.nnunet.checkpoint import Checkpoint
 from segpipe.export.nnunet.plans import PLAIN, RESIDUAL, Architecture
 from segpipe.export.nnunet.trainer import BATCH_NORM
@@ -69,10 +69,8 @@ def build(architecture: Architecture, channels: int, scores: int, *, batch_norm:
     """
     arguments = _arguments(architecture, batch_norm=batch_norm)
     make = _class(architecture.class_name)
-    try:
+    with foreign_errors("the network of plans.json cannot be built"):
         module: nn.Module = make(input_channels=channels, num_classes=scores, deep_supervision=False, **arguments)
-    except Exception as error:  # the library rejects the arguments
-        raise ExportError(f"the network of plans.json cannot be built: {in_a_line(error)}") from error
     return module
 
 

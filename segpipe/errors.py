@@ -5,7 +5,7 @@ A message states the rule, then the value that broke it, then the mend.
 
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +143,16 @@ def memory_errors() -> Iterator[None]:
         if any(said in str(error).casefold() for said in EXHAUSTED):
             words = (str(error).splitlines() or [type(error).__name__])[0][:300]
             raise DeviceMemoryError(f"the device's memory is used up, lower --batch or --tile: {words}") from None
+        raise
+
+
+@contextmanager
+def on_failure(undo: Callable[[], object]) -> Iterator[None]:
+    """Call ``undo`` if the block raises anything, an interruption included, and pass the error on."""
+    try:
+        yield
+    except BaseException:
+        undo()
         raise
 
 

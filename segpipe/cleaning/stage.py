@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from segpipe.cleaning.cleaner import ArrayPlanes, Cleaned, Cleaner, Form
 from segpipe.cleaning.plane_file import PlaneFile
 from segpipe.cleaning.rule import Cleaning
+from segpipe.errors import on_failure
 from segpipe.geometry.grid import Grid
 from segpipe.storage import Store
 
@@ -56,12 +57,9 @@ class Uncleaned:
         self._output, self._name, self._grid, self._form, self._rule = output, place.name, place.grid, form, rule
         self._weights = rule.weights(place.grid, place.path)
         self._files: list[PlaneFile] = []
-        try:
+        with on_failure(self.discard):
             self.labels = self._file("labels", form.dtype)
             self.confidence = self._file("confidence", np.dtype(np.uint8)) if form.confidence else None
-        except BaseException:
-            self.discard()
-            raise
 
     @property
     def layers(self) -> list[PlaneFile]:

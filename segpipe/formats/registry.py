@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
-from segpipe.errors import OutputError, SourceError
+from segpipe.errors import OutputError, SourceError, on_failure
 from segpipe.formats.case import RASTER as RASTER  # noqa: PLC0414
 from segpipe.formats.case import SCENE, Case, CaseSelection, ChannelFiles, FamilyCases, Finder
 from segpipe.formats.channels import per_channel
@@ -186,11 +186,8 @@ def open_case(case: Case, contract: Contract, overrides: Overrides = AS_STORED) 
     source = _open(case, contract, overrides)
     if overrides.aoi is None and overrides.validity is None:
         return source
-    try:
+    with on_failure(source.close):
         return _restricted(source, case, contract, overrides)
-    except BaseException:
-        source.close()
-        raise
 
 
 def _restricted(source: Source, case: Case, contract: Contract, overrides: Overrides) -> Source:

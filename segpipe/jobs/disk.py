@@ -4,13 +4,14 @@ import errno
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from heapq import nlargest
 from pathlib import Path
 
 import numpy as np
 
+from segpipe.errors import case_errors
 from segpipe.formats.registry import FORMATS, environment
 from segpipe.formats.sink import OVERVIEWS, Space
 from segpipe.jobs.planned import Plan
@@ -163,7 +164,7 @@ def sampled_infos(plan: Plan, run: Run) -> Iterator[CaseInfo]:
     """Open some cases that were not opened yet; leave out those that cannot be opened."""
     with environment():
         for case in plan.unseen[:: max(1, len(plan.unseen) // SAMPLE)]:
-            with suppress(Exception):  # the job of the case reports any error
+            with case_errors(case.path):  # the job of the case reports any error
                 if is_remote(case.path):
                     continue  # would take a request each
                 source, info = open_checked(case, run.model, run.overrides, memory=most_memory(run.settings))

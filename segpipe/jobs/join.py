@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
-from segpipe.errors import DamagedPartError, SegpipeError, SourceError
+from segpipe.errors import DamagedPartError, SegpipeError, SourceError, on_failure
 from segpipe.formats.case import Case
 from segpipe.formats.registry import FORMATS
 from segpipe.formats.samples import sampled
@@ -63,15 +63,12 @@ def join(job: JoinJob, run: Run) -> tuple[str, ...]:
             return info.warnings
         raise SourceError(CHANGED.format(case.path))
     output = case_output(case, info, run)
-    try:
+    with on_failure(output.discard):
         if damaged := list(_add_parts(output, len(job.parts))):
             for number in damaged:
                 forget_part(run.output, case, number)
             raise DamagedPartsError(damaged)
         output.finish()
-    except BaseException:
-        output.discard()
-        raise
     forget_parts(run.output, case)
     return info.warnings
 

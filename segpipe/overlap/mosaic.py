@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.choices import OverlapRule
-from segpipe.errors import OverlapError
+from segpipe.errors import OverlapError, on_failure
 from segpipe.formats.registry import FORMATS, OpenMask
 from segpipe.formats.style import Style
 from segpipe.geometry.extents import extent
@@ -155,7 +155,7 @@ def write_mosaic(output: Store, plan: MosaicPlan, target: Store, name: str, cour
         join = _Join.of(plan, _layers(output, plan, cache))
         course.planned(forecast := join.forecast)
         sink = maps.sink(target, name, plan.placement.grid, style, forecast.share)
-        try:
+        with on_failure(sink.discard):
             for window, layers in join.windows():
                 if layers:
                     sink.write(window, join.joined(window, layers))
@@ -163,9 +163,6 @@ def write_mosaic(output: Store, plan: MosaicPlan, target: Store, name: str, cour
                 else:
                     sink.leave(window)
             return sink.finish()
-        except BaseException:
-            sink.discard()
-            raise
 
 
 def _layers(output: Store, plan: MosaicPlan, cache: MaskCache) -> "list[_Layer]":

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from segpipe.contract import Contract
-from segpipe.errors import SourceError
+from segpipe.errors import SourceError, on_failure
 from segpipe.formats.case import Case
 from segpipe.formats.cropping import cropped
 from segpipe.formats.identity import FolderListings, Identity, asked_names, identities, no_state
@@ -128,7 +128,7 @@ def open_checked(
     """
     opened, place, before = time.monotonic(), FolderListings().place(case.path), _state(case.path)
     source = open_case(case, model.contract, overrides)
-    try:
+    with on_failure(source.close):
         regridding, cover, spacing_notes = _fitted(case, source, model, overrides, memory)
         notes = [*(source.notes if part is None else ()), *spacing_notes]  # a record belongs to the case, not to a part
         files = identities(case.path, source.files)
@@ -156,9 +156,6 @@ def open_checked(
             scope=scope_of(overrides.aoi, source.grid, case),
             unpacked=source.unpacked,
         )
-    except BaseException:
-        source.close()
-        raise
     return source, info
 
 

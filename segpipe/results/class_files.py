@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
+from segpipe.errors import on_failure
 from segpipe.formats.case import Case
 from segpipe.formats.finished_mask import as_stored, open_labels
 from segpipe.formats.registry import FORMATS
@@ -101,13 +102,10 @@ def write_class_files(mask: FinishedMask, files: list[ClassFile], sink: Callable
     with open_labels(mask.case.format, mask.output, mask.name, contract) as labels:
         for file in files:
             own = sink(file.stem.removeprefix(mask.case.name), _style(file.segment, mask.tags))
-            try:
+            with on_failure(own.discard):
                 for window in row_boxes(labels.shape):
                     own.write(window, _present(labels.read(window), file.segment, mask.nodata))
                 yield from [(name, own.size if name == own.name else None) for name in own.finish()]
-            except BaseException:
-                own.discard()
-                raise
 
 
 def _present(values: NDArray[Any], segment: Segment, nodata: int) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segpipe.cleaning.cleaner import Form
 from segpipe.cleaning.stage import NamedGrid, Uncleaned
-from segpipe.errors import DamagedPartError, OutputError, SourceError
+from segpipe.errors import DamagedPartError, OutputError, SourceError, on_failure
 from segpipe.formats.case import Case
 from segpipe.formats.identity import FolderListings, identities
 from segpipe.formats.registry import CONFIDENCE, FORMATS, open_case
@@ -75,11 +75,8 @@ class Layers(Generic[Writer]):
         self.mask = mask(self.decision)
         self.confidence: Writer | None = None
         if run.settings.confidence:
-            try:
+            with on_failure(self.mask.discard):
                 self.confidence = confidence(self.decision)
-            except BaseException:
-                self.mask.discard()
-                raise
 
     @property
     def sinks(self) -> list[Writer]:
@@ -121,11 +118,8 @@ def _name_components(layers: Layers[Any], output: Store, name: str) -> None:
     lesions = layers.statistics.lesions
     if lesions is None or not lesions.rule.instances:
         return
-    try:
+    with on_failure(layers.discard):
         layers.names = BoxSink(output, name)
-    except BaseException:
-        layers.discard()
-        raise
 
 
 def _statistics(case: Case, info: CaseInfo, run: Run) -> Statistics:
@@ -184,12 +178,9 @@ class CaseOutput:
         """Bytes of the masks of classes, and None for what lies beside them."""
         self._parts: list[tuple[str, str]] = []
         self.write = self._layers.write
-        try:
+        with on_failure(self._layers.discard):
             self._refuse_taken_classes()
             self._uncleaned = self._begin_cleaning()
-        except BaseException:
-            self._layers.discard()
-            raise
         _name_components(self._layers, self._output, f"{case.name}{INSTANCES}.boxes")
 
     def _begin_cleaning(self) -> Uncleaned | None:

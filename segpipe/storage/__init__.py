@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from segpipe.errors import OutputError
+from segpipe.errors import OutputError, on_failure
 from segpipe.messages.printable import printable_json
 from segpipe.messages.url_secrets import cleaned
 from segpipe.storage.existence import ABSENT
@@ -191,12 +191,9 @@ class Store(ABC):
         """Yield a draft of this attempt alone; publish it if the block succeeds, remove it if it does not."""
         with output_errors(self.path(name)):
             draft = unshared(self.draft(name))
-            try:
+            with on_failure(lambda: remove(draft)):
                 yield draft
                 self.publish(draft, name, flush=flush)
-            except BaseException:
-                remove(draft)
-                raise
 
     def discard(self, name: str) -> None:
         """Remove a file that is no longer needed; a failure is ignored, and a later run tries again."""

@@ -9,6 +9,7 @@ from segpipe.errors import (
     case_errors,
     correct_path,
     memory_errors,
+    on_failure,
     one_line,
 )
 
@@ -72,3 +73,16 @@ def test_a_relative_path_that_does_not_exist_is_told_with_its_folder(tmp_path, m
     assert correct_path(tmp_path / "a.tif") == correct_path("s3://bucket/a.tif") == "correct the path"
     tmp_path.rmdir()
     assert correct_path("in/a.tif") == "correct the path"
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), GeneratorExit()])
+def test_a_failed_block_is_undone_and_its_error_passed_on(error):
+    calls: list[str] = []
+    with pytest.raises(type(error)) as raised, on_failure(lambda: calls.append("undone")):
+        raise error
+    assert (raised.value, calls) == (error, ["undone"])
+
+
+def test_a_block_that_succeeds_is_not_undone():
+    with on_failure(lambda: pytest.fail("undone")):
+        pass

@@ -9,7 +9,7 @@ from pyproj import Transformer
 from pyproj.exceptions import ProjError
 
 from segpipe.contract import any_contract
-from segpipe.errors import SourceError
+from segpipe.errors import SourceError, on_failure
 from segpipe.formats.raster.readback import same_crs
 from segpipe.formats.raster.source import RasterSource
 from segpipe.formats.source import Invalid
@@ -47,13 +47,10 @@ class MaskLimit:
         self._path, self._conditions = path, [(bands.index(one.band), one) for one in conditions]
         overrides = Overrides(tuple(bands), nodata="none", ignore_alpha=True, remote=remote)
         self._source = RasterSource(path, any_contract(len(bands)), overrides)
-        try:
+        with on_failure(self._source.close):
             self._place = MaskPlacement(path, grid, self._source.grid)
             _check_integers(path, self._source.dtype, conditions)
             self._ratio = self._checked(grid.shape)
-        except BaseException:
-            self._source.close()
-            raise
         self.files = self._source.files
         self.notes = self._place.notes
         self.bounds = Window.whole(grid.shape)

@@ -16,7 +16,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterWindow
 
 from segpipe.contract import Contract
-from segpipe.errors import SourceError
+from segpipe.errors import SourceError, on_failure
 from segpipe.formats.raster.bands import alpha_bands, bands_of, match_bands
 from segpipe.formats.raster.confine import confined
 from segpipe.formats.raster.dataset_files import files_of
@@ -88,12 +88,9 @@ class RasterSource:
         self.files: tuple[str, ...] = (self._path,)
         self._facts = ""
         self._dataset = self._opened()
-        try:
-            with confined(self._here), source_errors(f"{self._path} cannot be opened", self.files):
-                self._describe(contract, overrides)
-        except BaseException:
-            self._dataset.close()
-            raise
+        opening = source_errors(f"{self._path} cannot be opened", self.files)
+        with on_failure(self._dataset.close), confined(self._here), opening:
+            self._describe(contract, overrides)
 
     @property
     def numbers(self) -> Sequence[int]:

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.errors import OutputError, SourceError
+from segpipe.errors import OutputError, SourceError, on_failure
 from segpipe.formats.sink import Target
 from segpipe.formats.volume.draft import CHUNK, Draft
 from segpipe.formats.volume.file import Volume, opened, source_errors
@@ -56,12 +56,9 @@ class VolumeSink(ABC):
         self._grid, self._style, self._total = grid, target.style, 0
         with output_errors(self.path):
             self._draft = Draft(self._output.draft(f"{target.stem}.draft"))
-            try:
+            with on_failure(self.discard):
                 self._bands = self._begin()
                 self._writers = self._slabs()
-            except BaseException:
-                self.discard()
-                raise
 
     @abstractmethod
     def _wrapped(self, target: Target) -> Wrapping:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable
 from typing import IO
 
+from segpipe.errors import on_failure
 from segpipe.formats.volume.file import Volume, check_length, opened, source_errors
 from segpipe.formats.volume.scratch import file_state, scratch_error, scratch_file
 
@@ -97,13 +98,10 @@ def _key(volume: Volume) -> Key:
 def _unpack(volume: Volume) -> int:
     """Descriptor of the unpacked file."""
     file = scratch_file(volume.path, volume.end, DONE)
-    try:
+    with on_failure(lambda: os.close(file)):
         with source_errors(volume.path), opened(volume.path, packed=True, start=volume.start) as stream:
             size = _copied(stream, file, volume)
         check_length(volume, size)
-    except BaseException:
-        os.close(file)
-        raise
     return file
 
 

@@ -35,6 +35,9 @@ COMMANDS = {
 }
 """What each command does; its options are in ``commands/<name>.py``."""
 
+ENCODING = "the encoding of file names must be UTF-8, as GDAL expects, got {}: set PYTHONUTF8=1, or LC_ALL=C.UTF-8"
+"""Of another, GDAL would not find files whose names are not ASCII, nor a second run notice that they have changed."""
+
 
 class _Main(LazyGroup):
     """A command line that continues if its output cannot be written, and reports that at its end."""
@@ -45,6 +48,9 @@ class _Main(LazyGroup):
             Path.cwd()
         except OSError as gone:
             echo(f"error: the current folder must exist ({gone.strerror}): cd to one that does", err=True)
+            sys.exit(NOT_STARTED)
+        if (found := sys.getfilesystemencoding()) != "utf-8":
+            echo(f"error: {ENCODING.format(found)}", err=True)
             sys.exit(NOT_STARTED)
         try:
             return super().main(*arguments, **options)

@@ -362,3 +362,13 @@ def test_a_folder_that_is_gone_is_one_line(files):
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("error: the current folder must exist")
     assert len(ended.stderr.splitlines()) == 1
+
+
+def test_file_names_are_in_utf_8(segpipe_process):
+    """GDAL reads names in UTF-8 whatever the locale is; in another, a second run would not see that a file has changed."""
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ended = segpipe_process("status", "out", env=ascii_only)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: the encoding of file names must be UTF-8, as GDAL expects, got ascii: set PYTHONUTF8=1")
+    mended = segpipe_process("status", "out", env={**ascii_only, "PYTHONUTF8": "1"})
+    assert "must be the output of a run" in mended.stderr

@@ -53,7 +53,9 @@ def is_taken(path: Path) -> bool:
     """
     try:
         path.stat()
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in ABSENT - {errno.ENAMETOOLONG}:
+            raise
         return False
     return True
 

@@ -87,7 +87,7 @@ class NnunetGrids(Regridding):
 
     def outside(self, owned: Window) -> Valid | None:
         """Mask of the own pixels of a box that lie outside the crop, where nnU-Net writes background."""
-        return outside_of(owned, Window(tuple(one.start for one in self.placed), tuple(one.stop for one in self.placed)))
+        return outside_of(owned, Window.spanning((one.start, one.stop) for one in self.placed))
 
 
 def resized_shape(shape: Sequence[int], own: Sequence[float], wanted: Sequence[float]) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -29,6 +29,16 @@ class Window:
     def whole(cls, shape: tuple[int, ...]) -> "Window":
         """The window of all of an array."""
         return cls((0,) * len(shape), shape)
+
+    @classmethod
+    def spanning(cls, ends: Iterable[tuple[int, int]]) -> "Window":
+        """The window with these starts and stops, a pair per axis.
+
+        >>> Window.spanning([(0, 3), (1, 2)])
+        Window(start=(0, 1), stop=(3, 2))
+        """
+        starts, stops = zip(*ends, strict=True)
+        return cls(starts, stops)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -62,8 +72,7 @@ class Window:
         """
         axes = zip(self.start, self.stop, sides, strict=True)
         for ends in product(*([(a, min(a + side, stop)) for a in range(start, stop, side)] for start, stop, side in axes)):
-            starts, stops = zip(*ends, strict=True)
-            yield Window(starts, stops)
+            yield Window.spanning(ends)
 
     def moved(self, by: Sequence[int]) -> "Window":
         """The same box, moved."""

@@ -1,7 +1,7 @@
 """Label a box with the pipeline's own stages, and compare labels with those of whole-image inference."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -49,7 +49,7 @@ def sample(place: TunePlace, tiling: Tiling, wanted: Axes) -> LaidTiling:
     places = zip(axes, place.window.shape, place.whole, wanted, strict=True)
     laid = [(0, size) if whole else axis.laid(size, most) for axis, size, whole, most in places]
     counted = [ends if whole else axis.counted(ends) for axis, ends, whole in zip(axes, laid, place.whole, strict=True)]
-    return LaidTiling(_window(laid), _window(counted))
+    return LaidTiling(Window.spanning(laid), Window.spanning(counted))
 
 
 Ends = tuple[int, int]
@@ -83,10 +83,6 @@ class _Axis:
 
 def _axes(tiling: Tiling) -> list[_Axis]:
     return [_Axis(*axis) for axis in zip(tiling.tile, tiling.step, tiling.align, tiling.margin, strict=True)]
-
-
-def _window(axes: Sequence[Ends]) -> Window:
-    return Window(tuple(a for a, _ in axes), tuple(b for _, b in axes))
 
 
 def steps_for(step: int, wanted: int) -> int:

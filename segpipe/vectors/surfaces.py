@@ -34,7 +34,7 @@ def repaired(shapes: Shapes, crs: CRS) -> tuple[Shapes, list[list[str]]]:
         (_absent, _emptied),
         (_endless, _emptied),
         (_not_surfaces, surfaces),
-        (_crossing(crs), _unwrapped(crs)),
+        (_crossing(crs), _unwrapped),
         (_invalid, _made_valid),
         (_flat, _emptied),
     ):
@@ -131,19 +131,14 @@ def _leaps(ring: Any) -> bool:
     return bool(((steps > MOST_DEGREES) & (steps < 2 * MOST_DEGREES)).any())
 
 
-def _unwrapped(crs: CRS) -> Callable[[Shapes], Shapes]:
+def _unwrapped(shapes: Shapes) -> Shapes:
     """Shift western longitudes of rings that cross the antimeridian east by a turn."""
-    del crs
+    import shapely
 
-    def unwrapped(shapes: Shapes) -> Shapes:
-        import shapely
+    def moved(coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack([coordinates[:, 0] % (2 * MOST_DEGREES), coordinates[:, 1]])
 
-        def moved(coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
-            return np.column_stack([coordinates[:, 0] % (2 * MOST_DEGREES), coordinates[:, 1]])
-
-        return np.asarray(shapely.transform(shapes, moved))
-
-    return unwrapped
+    return np.asarray(shapely.transform(shapes, moved))
 
 
 def _invalid(shapes: Shapes) -> Found:

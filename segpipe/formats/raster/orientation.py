@@ -74,12 +74,12 @@ class Turn:
     def stored(self, window: Window) -> Window:
         """The stored window that contains the pixels of an upright window."""
         spans = self._flipped(list(zip(window.start, window.stop, strict=True)))
-        return _window(spans[::-1] if self.transposed else spans)
+        return Window.spanning(spans[::-1] if self.transposed else spans)
 
     def upright(self, window: Window) -> Window:
         """The upright window of a stored window's pixels."""
         spans = list(zip(window.start, window.stop, strict=True))
-        return _window(self._flipped(spans[::-1] if self.transposed else spans))
+        return Window.spanning(self._flipped(spans[::-1] if self.transposed else spans))
 
     def _flipped(self, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """Spans of rows and columns of the upright picture, counted from the other end where an axis is reversed."""
@@ -94,10 +94,6 @@ class Turn:
         turned = turned[..., ::-1, :] if self.orientation in ROWS_FLIPPED else turned
         turned = turned[..., ::-1] if self.orientation in COLS_FLIPPED else turned
         return np.ascontiguousarray(turned)
-
-
-def _window(spans: Sequence[tuple[int, int]]) -> Window:
-    return Window(tuple(start for start, _ in spans), tuple(stop for _, stop in spans))
 
 
 def turn_of(dataset: DatasetReader, path: str, *, place: bool) -> tuple[Turn, list[str]]:

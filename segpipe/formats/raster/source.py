@@ -282,7 +282,7 @@ class RasterSource:
             place, least = (0.0, *place[1:]), most
         axes = zip(place, shape, block, (least, 1), strict=True)
         spans = [_span_near(share, n, size, min(most, max(size, few))) for share, n, size, few in axes]
-        return self._turn.upright(Window(tuple(a for a, _ in spans), tuple(b for _, b in spans)))
+        return self._turn.upright(Window.spanning(spans))
 
     def tags(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         index = [band - 1 for band in self.bands]

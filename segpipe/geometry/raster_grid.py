@@ -18,6 +18,7 @@ from segpipe.geometry.ground import Ground
 from segpipe.geometry.place import Location, placed, size_off_earth
 from segpipe.geometry.reference import NowhereError, crs_name
 
+NO_PLACE = "the file has no georeferencing"
 BY_ARRAYS = "the file is placed by geolocation arrays, which the mask does not keep: warp it first with gdalwarp -geoloc"
 """Why a swath has no place; GDAL's domain GEOLOCATION names a raster of longitudes or eastings as X_DATASET."""
 
@@ -130,8 +131,7 @@ def _stated(grid: RasterGrid) -> tuple[CRS, Affine]:
         by = f"{len(grid.gcps)} control points" if grid.gcps else "RPCs"
         raise NowhereError(f"the file is placed by {by}, which the mask keeps, and not by a geotransform: use gdalwarp")
     if grid.crs is None:
-        said = "a geotransform and no CRS: give --crs" if grid.transform is not None else "no georeferencing"
-        raise NowhereError(f"the file has {said}")
+        raise NowhereError(NO_PLACE if grid.transform is None else "the file has a geotransform and no CRS: give --crs")
     if grid.transform is None or _is_default(grid.transform):
         raise NowhereError(f"the file has a CRS, {crs_name(grid.crs)}, and no geotransform that places its pixels in it")
     return grid.crs, grid.transform

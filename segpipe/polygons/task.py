@@ -12,7 +12,7 @@ from pyproj import CRS
 from segpipe.choices import OverlapRule
 from segpipe.errors import InputError, OutputError, SettingsError
 from segpipe.formats.registry import CONFIDENCE, FORMATS, OpenMask, environment
-from segpipe.geometry.raster_grid import RasterGrid, parse_crs, place_of
+from segpipe.geometry.raster_grid import NO_PLACE, RasterGrid, parse_crs, place_of
 from segpipe.geometry.reference import NowhereError, crs_name, horizontal
 from segpipe.jobs.last_run import finished_records, warn_of_lacking
 from segpipe.messages.printable import printable
@@ -114,6 +114,7 @@ def _placed_cases(store: Store, records: Sequence[Record]) -> list[_Placed]:
     placed = [_placed(store, record) for record in images]
     on_earth = [case for case, _ in placed if case.placement.ground is not None]
     if not on_earth:
+        _tell_pixels(placed)
         return [case for case, _ in placed]
     for case, reason in placed:
         if case.placement.ground is None:
@@ -121,6 +122,15 @@ def _placed_cases(store: Store, records: Sequence[Record]) -> list[_Placed]:
                 "%s: no polygons among those of cases with a place on the Earth: %s", printable(case.record.case), reason
             )
     return on_earth
+
+
+def _tell_pixels(placed: Sequence[tuple[_Placed, str]]) -> None:
+    """Warn if coordinates are pixels although a case has some georeferencing; of plain pictures nobody expects another."""
+    named = [(case.record.case, reason) for case, reason in placed if reason != NO_PLACE]
+    if named:
+        case, reason = named[0]
+        more = f" and {len(named) - 1:,} more" if len(named) > 1 else ""
+        LOG.warning("%s%s: polygons have pixels as coordinates: %s", printable(case), more, reason)
 
 
 def _placed(store: Store, record: Record) -> tuple[_Placed, str]:

@@ -153,7 +153,7 @@ def test_pictures_alone_are_drawn_in_pixels(tmp_path: Path) -> None:
     assert invoke(["run", "-i", "in", "-m", "m.onnx", "-o", "out", *flags], tmp_path).returncode == 0
     for suffix in SUFFIXES:
         done = polygons(tmp_path, "-o", f"f{suffix}")
-        assert done.returncode == 0, done.stderr
+        assert (done.returncode, done.stderr) == (0, "")
         found = read(tmp_path / f"f{suffix}")
         assert shapely.area(np.asarray(found.geometry)).sum() == 1200
         assert found["area_ha"].isna().all()
@@ -164,6 +164,19 @@ def test_pictures_alone_are_drawn_in_pixels(tmp_path: Path) -> None:
     ):
         done = polygons(tmp_path, "-o", "f.gpkg", *more)
         assert (done.returncode, why in done.stderr) == (2, True), done.stderr
+
+
+def test_a_raster_without_a_crs_says_that_its_polygons_are_in_pixels(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    photo(tmp_path)
+    (tmp_path / "in" / "photo.wld").write_text("2\n0\n0\n-2\n300\n500\n")
+    pixelwise(tmp_path / "m.onnx", 3, 3, seed=6)
+    flags = ["--executor", "serial", "--device", "cpu"]
+    assert invoke(["run", "-i", "in", "-m", "m.onnx", "-o", "out", *flags], tmp_path).returncode == 0
+    done = polygons(tmp_path, "-o", "f.gpkg")
+    said = "warning: photo: polygons have pixels as coordinates: the file has a geotransform and no CRS: give --crs\n"
+    assert (done.returncode, done.stderr) == (0, said)
+    assert read(tmp_path / "f.gpkg").total_bounds.tolist() == [0, 0, 40, 30]
 
 
 def test_a_picture_among_scenes_is_named_and_left_out(root: Path) -> None:

@@ -12,15 +12,15 @@ from segpipe.storage import Store
 from segpipe.storage.folder import Folder
 
 TABLE = 16 / 512**2
-"""Bytes per pixel of where the blocks lie in a file, also of those without data."""
+"""Bytes per pixel of the tables of block offsets and sizes, which list blocks without data, too."""
 LARGE = 2**30
-"""Pixels of a mosaic of whose size a user is told, as of one that takes a while."""
+"""Pixels from which on a mosaic is large: the command states its size, because it takes a while."""
 SCATTERED = 0.01
-"""Share of a large mosaic on which masks may lie below which its pixels were hardly meant."""
+"""A large mosaic of which masks cover a smaller share than this was probably not intended."""
 
 
 def size_lines(forecast: Forecast, path: str) -> Iterator[str]:
-    """Describe a large mosaic in a line."""
+    """Describe the size of a large mosaic in one line."""
     if (pixels := math.prod(forecast.shape)) > LARGE:
         rows, cols = forecast.shape
         likely, most = (_file_bytes(forecast, share) for share in (MASK_SHARE, 1.0))

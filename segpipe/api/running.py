@@ -120,7 +120,7 @@ def run(
 
     Raises:
         SegpipeError: the run cannot start: a setting, the model, its contract, the inputs or the output do not fit.
-        KeyboardInterrupt: Ctrl-C, or a notebook's interrupt; what is done is kept, and the same call goes on. Running jobs
+        KeyboardInterrupt: Ctrl-C, or a notebook's interrupt; finished cases are kept, and the same call continues. Running jobs
             are stopped at once unless ``grace`` gives them seconds to finish.
 
     Environment, loggers, signal handlers and GDAL are as before at the end. A call may be made in any thread, and in
@@ -144,7 +144,7 @@ def run(
     result = RunResult.of(prepared, summary)
     if result.interrupted:
         missing = summary.states.count(CaseState.MISSING)
-        raise KeyboardInterrupt(f"{missing} of {len(prepared.cases)} cases are not done: the same call goes on")
+        raise KeyboardInterrupt(f"{missing} of {len(prepared.cases)} cases are not done: the same call continues")
     return result
 
 

@@ -160,7 +160,7 @@ def identities(path: str, files: Iterable[str], listings: FolderListings | None 
     try:
         found = [listings.identity(file) for file in asked_names(files)]
     except OSError as error:
-        raise SourceError(f"{error.filename or path} cannot be asked for: {of_system(error)}") from error
+        raise SourceError(f"{error.filename or path} cannot be examined: {of_system(error)}") from error
     return list({one["path"]: one for one in found}.values())
 
 

@@ -151,7 +151,7 @@ def lacking(output: Store) -> list[str]:
     total = len(there) + len(names)
     return [
         f"{len(names):,} of {total:,} cases of the last run into {output} have no mask and are left out: "
-        f"{first_few(names)}: segpipe status shows why, and the command that goes on"
+        f"{first_few(names)}: segpipe status shows why, and the command that continues"
     ]
 
 

@@ -124,7 +124,7 @@ def test_an_interrupted_kernel_stops_a_run_and_the_next_call_goes_on(out, grace,
     cell = kernel.execute(RUN.format(out, grace), interrupt)
     (error,) = [content for kind, content in cell if kind == "error"]
     assert error["ename"] == "KeyboardInterrupt"
-    assert re.fullmatch(r"\d of 6 cases are not done: the same call goes on", error["evalue"])
+    assert re.fullmatch(r"\d of 6 cases are not done: the same call continues", error["evalue"])
     assert value(kernel.execute(LEFT)) == "([], True)"
     past = segpipe.open_run(root / out)
     assert past.interrupted

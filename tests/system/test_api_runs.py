@@ -509,7 +509,7 @@ def test_an_interrupted_run_raises_keeps_what_is_done_and_goes_on(here, tmp_path
     some = ["in/a.tif", "in/b.tif", "in/sub"]
     with monkeypatch.context() as patch:
         patch.setattr(CaseOutput, "finish", finish_and_interrupt)
-        with pytest.raises(KeyboardInterrupt, match="cases are not done: the same call goes on"):
+        with pytest.raises(KeyboardInterrupt, match="cases are not done: the same call continues"):
             segpipe.run(some, "plain.onnx", tmp_path / "out", executor="serial")
     past = segpipe.open_run(tmp_path / "out")
     assert past.interrupted

@@ -80,7 +80,7 @@ def test_a_mask_of_which_nobody_says_whether_it_exists_does_not_become_a_case(pa
 def test_a_file_that_cannot_be_asked_for_has_no_identity_without_a_state(raster, monkeypatch):
     path = raster("a.tif", np.ones((1, 8, 9), np.uint8))
     fail(monkeypatch, path, "stat")
-    with pytest.raises(SourceError, match=r"a.tif cannot be asked for: Input/output error: check the disk"):
+    with pytest.raises(SourceError, match=r"a.tif cannot be examined: Input/output error: check the disk"):
         identities(str(path), [str(path)])
 
 

@@ -120,8 +120,8 @@ def run(
 
     Raises:
         SegpipeError: the run cannot start: a setting, the model, its contract, the inputs or the output do not fit.
-        KeyboardInterrupt: Ctrl-C, or a notebook's interrupt; finished cases are kept, and the same call continues. Running jobs
-            are stopped at once unless ``grace`` gives them seconds to finish.
+        KeyboardInterrupt: Ctrl-C, or a notebook's interrupt; finished cases are kept, and the same call continues. Running
+            jobs are stopped at once unless ``grace`` gives them seconds to finish.
 
     Environment, loggers, signal handlers and GDAL are as before at the end. A call may be made in any thread, and in
     a worker of a pool, of Dask or of Celery.

@@ -10,7 +10,7 @@ from typing import Any
 from segpipe.errors import SourceError, of_system
 from segpipe.messages.printable import and_more
 from segpipe.messages.url_secrets import is_redacted, without_secrets
-from segpipe.storage.existence import exists, is_file
+from segpipe.storage.existence import exists, is_file, is_link, real_path
 from segpipe.storage.paths import canonical, in_bucket, is_remote, plain_path
 from segpipe.storage.s3 import objects_near
 from segpipe.storage.web import on_web, plain_url, state_of
@@ -54,7 +54,11 @@ class FolderListings:
         self._objects: tuple[str, dict[str, Identity]] = ("", {})
 
     def place(self, path: str) -> str:
-        """Canonical path of a file: links, ``..`` and the current folder are resolved."""
+        """Canonical path of a file: links, ``..`` and the current folder are resolved.
+
+        Raises:
+            SourceError: a part of the path cannot be examined.
+        """
         if not is_remote(path):
             return self._resolved(path)
         archive = _archive(path) if path.startswith(ARCHIVES) else None
@@ -65,10 +69,13 @@ class FolderListings:
 
     def _resolved(self, path: str) -> str:
         folder, name = os.path.split(path)
-        if folder not in self._real:
-            self._real[folder] = os.path.realpath(folder)
-        whole = os.path.join(self._real[folder], name)  # noqa: PTH118 - a Path for each of 100,000 files takes a second
-        return os.path.realpath(whole) if os.path.islink(whole) else whole  # noqa: PTH114
+        try:
+            if folder not in self._real:
+                self._real[folder] = real_path(folder)
+            whole = os.path.join(self._real[folder], name)  # noqa: PTH118 - a Path for each of 100,000 files takes a second
+            return real_path(whole) if is_link(whole) else whole
+        except OSError as error:
+            raise SourceError(f"{path} cannot be examined: {of_system(error)}") from error
 
     def named(self, path: str) -> str:
         """Path of a file in records; for a path into an archive, the archive."""

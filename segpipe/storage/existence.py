@@ -45,6 +45,29 @@ def is_there(path: str | Path) -> bool:
     return _mode(path, links=False) != 0
 
 
+def real_path(path: str) -> str:
+    """The path without links, ``..`` and the current folder, whether or not anything exists there.
+
+    Raises:
+        OSError: a part of the path cannot be examined; ``os.path.realpath`` would take it for no link.
+    """
+    try:
+        return os.path.realpath(path, strict=True)
+    except OSError as error:
+        if error.errno not in ABSENT:
+            raise
+        return os.path.realpath(path)
+
+
+def is_link(path: str) -> bool:
+    """Whether a path is a link.
+
+    Raises:
+        OSError: this cannot be determined.
+    """
+    return stat.S_ISLNK(_mode(path, links=False))
+
+
 def is_taken(path: Path) -> bool:
     """Whether a file that will be written would replace anything; a link that leads nowhere is nothing.
 

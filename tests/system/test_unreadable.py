@@ -16,7 +16,7 @@ from segpipe.cli import main
 from segpipe.errors import SourceError
 from segpipe.formats.case import CaseSelection
 from segpipe.formats.cases import find_input
-from segpipe.formats.identity import identities
+from segpipe.formats.identity import FolderListings, identities
 from segpipe.results import done
 from segpipe.storage.folder import Folder
 from segpipe.validity import parse_validity
@@ -82,6 +82,15 @@ def test_a_file_that_cannot_be_asked_for_has_no_identity_without_a_state(raster,
     fail(monkeypatch, path, "stat")
     with pytest.raises(SourceError, match=r"a.tif cannot be examined: Input/output error: check the disk"):
         identities(str(path), [str(path)])
+
+
+def test_a_link_that_cannot_be_examined_is_no_other_input(raster, tmp_path, monkeypatch):
+    """Its case would be done again, since its path would not be that of the record."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.tif").symlink_to(raster("a.tif", np.ones((1, 8, 9), np.uint8)))
+    fail(monkeypatch, tmp_path / "in/a.tif", "lstat", "stat")
+    with pytest.raises(SourceError, match=r"a.tif cannot be examined: Input/output error: check the disk"):
+        FolderListings().place(f"{tmp_path}/in/a.tif")
 
 
 @pytest.mark.parametrize("name", ["in/a.tif", "out/a.tif"])

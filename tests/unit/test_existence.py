@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from unreadable import fail
 
-from segpipe.storage.existence import exists, is_file, is_folder, is_taken, is_there
+from segpipe.storage.existence import exists, is_file, is_folder, is_link, is_taken, is_there, real_path
 
 QUESTIONS = (exists, is_file, is_folder, is_there)
 
@@ -43,6 +43,26 @@ def test_the_place_of_an_output_is_taken_or_free_and_a_name_that_is_too_long_is_
     assert not any(is_taken(tmp_path / name) for name in ("free", "dangling", "file/below"))
     with pytest.raises(OSError, match="File name too long"):
         is_taken(tmp_path / ("n" * 300))
+
+
+def test_links_are_followed_as_realpath_follows_them(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").touch()
+    links = {"link": "folder/file", "dangling": "nowhere", "loop": "loop", "up": "..", "also": "folder"}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    monkeypatch.chdir(tmp_path)
+    names = ["", ".", "file/below", "link", "dangling", "loop", "up", "also/../link", "also/file", "no/such", "n" * 300]
+    assert [real_path(name) for name in names] == [os.path.realpath(name) for name in names]
+    assert [name for name in names if is_link(name)] == ["link", "dangling", "loop", "up", "also/../link"]
+
+
+@pytest.mark.parametrize("asked", [real_path, is_link])
+def test_a_link_that_cannot_be_examined_is_not_taken_for_a_file(asked, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to("file")
+    fail(monkeypatch, tmp_path / "link", "lstat", "stat")
+    with pytest.raises(OSError, match="Input/output error"):
+        asked(str(tmp_path / "link"))
 
 
 PACKAGE = Path(__file__).parents[2] / "segpipe"

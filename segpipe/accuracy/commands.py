@@ -210,7 +210,7 @@ def _task(*, labels: str, reference: Path, **more: Any) -> Any:
     from segpipe.accuracy.evaluate import EvaluateTask
 
     if more["boundary"] is not None and not 0 < more["boundary"] < 1e9:
-        raise SettingsError(f"--boundary must be a distance above 0, got {more['boundary']:g}")
+        raise SettingsError(f"--boundary must be a distance above 0 and below 1e9, got {more['boundary']:g}")
     given = {name: value for name, value in more.items() if value is not None}
     return EvaluateTask(labels, reference, **given)
 

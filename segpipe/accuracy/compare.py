@@ -27,6 +27,7 @@ from segpipe.results.areas import count_positions
 from segpipe.results.masks import stored_mask
 from segpipe.results.schema import Record
 from segpipe.storage import Store
+from segpipe.storage.folder import Folder
 from segpipe.storage.places import store_at
 
 AMOUNTS = {"ha": ("ha", 1.0), "mm3": ("ml", MM3_PER_ML)}
@@ -151,6 +152,8 @@ def compare(task: CompareTask) -> Changes:
                 done.append(_compared(pair, classes, maps))
             if caught.error is not None:
                 failed[name] = str(caught.error)
+        if isinstance(maps, Folder):
+            maps.tidy()
         warnings = (*(text for store in stores for text in lacking(store)), *_warnings(task, runs, done))
     return Changes(classes, tuple(done), failed, warnings)
 

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +20,7 @@ from segpipe.process.environment import clean_environment
 from segpipe.results.records import records
 from segpipe.storage import Store
 from segpipe.storage.existence import is_folder
-from segpipe.storage.folder import DRAFTS, Folder
+from segpipe.storage.folder import Folder
 from segpipe.storage.lock import locked, sign_of
 from segpipe.storage.paths import in_bucket
 from segpipe.storage.places import store_at
@@ -71,8 +70,7 @@ def make_mosaic(output: str | os.PathLike[str], task: MosaicTask, course: Course
             _write_index(store, plan, target, _index_name(name))
         finally:
             if isinstance(target, Folder):
-                with suppress(OSError):  # another run may use it
-                    (target.root / DRAFTS).rmdir()
+                target.tidy()
     return list(_lines(plan, target, name))
 
 

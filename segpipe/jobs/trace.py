@@ -1,7 +1,6 @@
 """The profile of a run, and the file of its trace."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from segpipe.errors import OutputError
@@ -13,7 +12,7 @@ from segpipe.results.run import Run
 from segpipe.results.targets import record_name
 from segpipe.storage import Store
 from segpipe.storage.existence import exists, is_file
-from segpipe.storage.folder import DRAFTS, Folder
+from segpipe.storage.folder import Folder
 from segpipe.storage.ownership import TRACE_NAME, refuse_foreign_trace
 from segpipe.timing.report import account, write_trace
 from segpipe.timing.spans import end
@@ -54,8 +53,7 @@ def write_profile(run: Run, plan: Plan, summary: Summary) -> None:
             write_trace(stream, summary.profile.processes)
         summary.trace = store.path(name)
     if isinstance(run.settings.profile, Path):
-        with suppress(OSError):  # another run may use it
-            (run.settings.profile.parent / DRAFTS).rmdir()
+        Folder(run.settings.profile.parent).tidy()
 
 
 def _calls_at_once(run: Run, plan: Plan) -> int:

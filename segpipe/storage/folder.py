@@ -155,6 +155,12 @@ class Folder(Store):
             _check_own(self.root / DRAFTS)
             shutil.rmtree(self.root / DRAFTS, ignore_errors=True)
 
+    def tidy(self) -> None:
+        """Remove the folder of drafts if it has no file: another process may write there."""
+        for folder, _, _ in os.walk(self.root / DRAFTS, topdown=False):
+            with suppress(OSError):
+                Path(folder).rmdir()
+
     def create(self, name: str, data: bytes) -> bool:
         path = self._at(name)
         mine = _beside(path)

@@ -109,6 +109,7 @@ def test_by_hand(both: Path) -> None:
 def test_a_map_of_change_has_codes_names_and_colours(both: Path) -> None:
     done = invoke(["compare", "out", "b", "-o", "diff"], both)
     assert done.returncode == 0, done.stderr
+    assert not list((both / "diff").glob(".*"))
     one, two = labels_of(both / "out"), labels_of(both / "b")
     code = codes(pairing(NAMES, NAMES, None))
     assert code == {(0, 1): 1, (0, 2): 2, (1, 0): 3, (1, 2): 4, (2, 0): 5, (2, 1): 6}

@@ -40,14 +40,14 @@ class Steps:
         return changed or self.placed is not None or self.activation != "none"
 
 
-def tail_of(spec: ModelSpec, shape: tuple[int, ...]) -> bytes | None:
+def output_graph_for(spec: ModelSpec, shape: tuple[int, ...]) -> bytes | None:
     """Output graph for a network's output of some shape, which is checked; None where nothing is to be done.
 
     Raises:
         ModelError, ContractError: scores of this shape contradict the contract.
     """
     steps = _steps(spec, shape)
-    return tail_graph(steps).SerializeToString() if steps.any else None
+    return output_graph(steps).SerializeToString() if steps.any else None
 
 
 def _steps(spec: ModelSpec, shape: tuple[int, ...]) -> Steps:
@@ -121,7 +121,7 @@ def _mend(tile: Sequence[int], spatial: Sequence[int]) -> str:
     )
 
 
-def tail_graph(steps: Steps) -> onnx.ModelProto:
+def output_graph(steps: Steps) -> onnx.ModelProto:
     """Build the graph from a network's output to scores ``(N, K, *tile)``: channel axis, cut, upsampling, activation.
 
     Upsampling is that of ``torch.nn.functional.interpolate(mode="bilinear")``: with half-pixel centres as with
@@ -182,7 +182,7 @@ class _Graph:
     def model(self) -> onnx.ModelProto:
         self._nodes.append(helper.make_node("Identity", [self._last], ["out"]))
         ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("scores", "out")]
-        graph = helper.make_graph(self._nodes, "tail", ends[:1], ends[1:], self._constants)
+        graph = helper.make_graph(self._nodes, "output", ends[:1], ends[1:], self._constants)
         return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
 
 

@@ -16,7 +16,7 @@ from segpipe.formats.registry import environment
 from segpipe.network.device import open_session
 from segpipe.network.newer import model_for
 from segpipe.network.noise import noise_tiles
-from segpipe.network.output_graph import tail_of
+from segpipe.network.output_graph import output_graph_for
 from segpipe.network.scaling import of_input
 from segpipe.network.session import close_kept
 from segpipe.network.spec import ModelSpec
@@ -57,9 +57,9 @@ class CpuReference:
         found = []
         for tile in tiles:
             raw = self.raw(tile[None])
-            tail = tail_of(self.spec, raw.shape)
-            if tail is not None:
-                (raw,) = open_session(tail, "cpu", True).run(None, {"scores": raw.astype(np.float32)})
+            graph = output_graph_for(self.spec, raw.shape)
+            if graph is not None:
+                (raw,) = open_session(graph, "cpu", True).run(None, {"scores": raw.astype(np.float32)})
             found.append(np.asarray(raw[:1], np.float32))
         return np.concatenate(found)
 

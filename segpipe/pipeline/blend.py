@@ -223,21 +223,21 @@ class Strip:
         start = self._start(index)[axis + 1 :]
         old = [before[i] for before, i in zip(self._before, index, strict=True)][axis + 1 :]
         ends = zip(start, self._tile[axis + 1 :], old, strict=True)
-        kept = self._kept[axis][some][_tail([slice(0, shared), *(slice(a + n, a + tile) for a, tile, n in ends)])]
-        scores[_tail([slice(0, shared), *(slice(n, None) for n in old)])] += kept
+        kept = self._kept[axis][some][_trailing([slice(0, shared), *(slice(a + n, a + tile) for a, tile, n in ends)])]
+        scores[_trailing([slice(0, shared), *(slice(n, None) for n in old)])] += kept
 
     def _keep(self, kept: Scores, axis: int, shared: int, index: Index, scores: Scores | None) -> None:
         fresh = self._fresh(index)
         done = fresh[axis + 1 :]
         starts = self._start(index)[axis + 1 :]
-        into = _tail([slice(0, shared), *(slice(a, a + n) for a, n in zip(starts, done, strict=True))])
-        kept[into] = 0 if scores is None else scores[_tail([slice(fresh[axis], None), *(slice(0, n) for n in done)])]
+        into = _trailing([slice(0, shared), *(slice(a, a + n) for a, n in zip(starts, done, strict=True))])
+        kept[into] = 0 if scores is None else scores[_trailing([slice(fresh[axis], None), *(slice(0, n) for n in done)])]
 
     def _fresh(self, index: Index) -> tuple[int, ...]:
         """Pixels per axis that no later window along that axis shares."""
         return tuple(tile - after[i] for tile, after, i in zip(self._tile, self._after, index, strict=True))
 
 
-def _tail(slices: list[slice]) -> tuple[EllipsisType | slice, ...]:
+def _trailing(slices: list[slice]) -> tuple[EllipsisType | slice, ...]:
     """An index for the last axes of an array."""
     return (..., *slices)

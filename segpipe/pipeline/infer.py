@@ -16,7 +16,7 @@ from segpipe.network.arrays import HOST, Array, Arrays
 from segpipe.network.averaging import mean_scores
 from segpipe.network.device import open_session
 from segpipe.network.openvino_session import OpenVinoSession
-from segpipe.network.output_graph import tail_of
+from segpipe.network.output_graph import output_graph_for
 from segpipe.network.read import check_unchanged
 from segpipe.network.session import Session, has_large_scores, keep_open, open_on_host, raw_scores
 from segpipe.network.spec import ModelSpec
@@ -269,8 +269,8 @@ class HostNetwork:
             self.opened = resident()
             forget_most_resident()
             self.trial = self.raw(trial)
-        tail = tail_of(spec, self._output_shape())
-        self._tail = None if tail is None else open_session(tail, "cpu", True, shared=shared)
+        graph = output_graph_for(spec, self._output_shape())
+        self._output_graph = None if graph is None else open_session(graph, "cpu", True, shared=shared)
 
     def _output_shape(self) -> tuple[int, ...]:
         """Shape of the raw output, which determines the output graph: of the trial, or else of an empty batch."""
@@ -298,8 +298,8 @@ class HostNetwork:
                 f"{self.spec.path} must give scores for each of {len(batch)} tiles, got {len(scores)}: check its batch axis"
             )
         scores = np.asarray(scores, np.float32)
-        if self._tail is not None:
-            (scores,) = self._tail.run(None, {"scores": scores})
+        if self._output_graph is not None:
+            (scores,) = self._output_graph.run(None, {"scores": scores})
         return scores
 
     def raw(self, batch: NDArray[Any]) -> NDArray[Any]:

@@ -25,7 +25,7 @@ from segpipe.network.device_arrays import DeviceArrays, DeviceStreams, Upload, s
 from segpipe.network.feeds import Feed
 from segpipe.network.model_file import read_model
 from segpipe.network.newer import model_for
-from segpipe.network.output_graph import tail_of
+from segpipe.network.output_graph import output_graph_for
 from segpipe.network.read import check_unchanged
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.tiles import Patch
@@ -151,10 +151,10 @@ class DeviceNetwork:
         self._session = _DeviceSession(open_on_device(model_for(spec), terms), spec, spec.output, streams)
         image = torch.zeros(spec.batch_shape, dtype=torch.float32, device=streams.device)
         self._shape, self._type = self._session.gives(self.given(image))
-        tail = tail_of(spec, self._shape)
+        graph = output_graph_for(spec, self._shape)
         # plain arithmetic, for which building a TensorRT engine would take too long
         plain = replace(terms, sizes={}, device="cuda" if terms.device == "tensorrt" else terms.device)
-        self._tail = None if tail is None else _DeviceSession(open_on_device(tail, plain), spec, "out", streams)
+        self._output_graph = None if graph is None else _DeviceSession(open_on_device(graph, plain), spec, "out", streams)
 
     def _terms(self) -> SessionTerms:
         spec, graph = self.spec, read_model(self.spec.path)
@@ -193,11 +193,11 @@ class DeviceNetwork:
     def __call__(self, image: Tensor) -> Tensor:
         """Scores ``(batch, classes, *tile)`` of scaled tiles ``(batch, channels, *tile)``."""
         scores = self.run(self.given(image)).to(torch.float32)
-        if self._tail is None:
+        if self._output_graph is None:
             return scores
         full = (self.spec.batch, self.spec.contract.scores, *self.spec.tiling.tile)
         out = torch.empty(full, dtype=torch.float32, device=self._streams.device)
-        self._tail({"scores": scores}, out)
+        self._output_graph({"scores": scores}, out)
         return out
 
 

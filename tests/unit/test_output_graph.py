@@ -8,7 +8,7 @@ from networks import local
 
 from segpipe.errors import ContractError, ModelError
 from segpipe.network.coarser import CoarserGrid
-from segpipe.network.output_graph import Steps, tail_graph, tail_of
+from segpipe.network.output_graph import Steps, output_graph, output_graph_for
 from segpipe.network.read import read_spec
 from segpipe.settings import load_settings
 
@@ -29,7 +29,7 @@ def test_the_numbers_are_torch_s(last, factor, activation):
     expected = {"none": lambda t: t, "softmax": lambda t: t.softmax(1), "sigmoid": torch.sigmoid}[activation](expected)
     scores = np.moveaxis(given, 1, -1) if last else given
     placed = None if factor == 1 else CoarserGrid((5 * factor, 6 * factor), "half_pixel", factor)
-    found = run(tail_graph(Steps(4, channels_last=last, placed=placed, activation=activation)), scores.astype(np.float32))
+    found = run(output_graph(Steps(4, channels_last=last, placed=placed, activation=activation)), scores.astype(np.float32))
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
 
 
@@ -38,7 +38,7 @@ def test_volumes_are_upsampled_along_three_axes():
     like = {"mode": "trilinear", "align_corners": False}
     expected = torch.nn.functional.interpolate(torch.from_numpy(given), scale_factor=2, **like)
     np.testing.assert_allclose(
-        run(tail_graph(Steps(5, placed=CoarserGrid((6, 8, 10), "half_pixel", 2))), given), expected.numpy(), atol=1e-6
+        run(output_graph(Steps(5, placed=CoarserGrid((6, 8, 10), "half_pixel", 2))), given), expected.numpy(), atol=1e-6
     )
 
 
@@ -48,19 +48,19 @@ def test_odd_grids_are_upsampled_as_torch_does(size, tile, centres, aligned):
     given = np.random.default_rng(0).normal(size=(2, 3, *size)).astype(np.float32)
     like = {"mode": "bilinear", "align_corners": aligned}
     expected = torch.nn.functional.interpolate(torch.from_numpy(given), size=tile, **like)
-    found = run(tail_graph(Steps(4, placed=CoarserGrid(tile, centres))), given)
+    found = run(output_graph(Steps(4, placed=CoarserGrid(tile, centres))), given)
     np.testing.assert_allclose(found, expected.numpy(), atol=5e-5)
 
 
 def test_labels_take_the_nearest_pixel():
     given = np.random.default_rng(0).integers(0, 9, (1, 1, 5, 6)).astype(np.float32)
-    found = run(tail_graph(Steps(4, placed=CoarserGrid((15, 18), "half_pixel", 3), nearest=True)), given)
+    found = run(output_graph(Steps(4, placed=CoarserGrid((15, 18), "half_pixel", 3), nearest=True)), given)
     np.testing.assert_array_equal(found, given.repeat(3, 2).repeat(3, 3))
 
 
 def test_scores_without_a_class_axis_get_one():
     given = np.random.default_rng(0).normal(size=(2, 5, 6)).astype(np.float32)
-    np.testing.assert_array_equal(run(tail_graph(Steps(3, flat=True)), given), given[:, None])
+    np.testing.assert_array_equal(run(output_graph(Steps(3, flat=True)), given), given[:, None])
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def spec(tmp_path):
 
 
 def test_scores_at_full_size_need_nothing(spec):
-    assert tail_of(spec, (2, 3, 64, 64)) is None
-    assert tail_of(spec, (2, 3, 16, 16)) is not None
+    assert output_graph_for(spec, (2, 3, 64, 64)) is None
+    assert output_graph_for(spec, (2, 3, 16, 16)) is not None
 
 
 @pytest.mark.parametrize(
@@ -87,4 +87,4 @@ def test_scores_at_full_size_need_nothing(spec):
 )
 def test_a_shape_that_fits_nothing_is_named(shape, kind, message, spec):
     with pytest.raises(kind, match=message):
-        tail_of(spec, shape)
+        output_graph_for(spec, shape)

@@ -30,6 +30,15 @@ def prose(page):
     return FENCE.sub("", page.read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_tables_are_whole(page):
+    """Each begins with a heading, which a blank line would cut off, and its rows have as many cells."""
+    for table in re.findall(r"(?:^\|.*\n)+", prose(page), re.MULTILINE):
+        rows = [len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`\n]*`", "", row))) for row in table.splitlines()]
+        assert re.match(r"\|.*\n\| *-", table), table[:200]
+        assert len(set(rows)) == 1, table[:200]
+
+
 def links(page):
     """Relative links of a page, without code."""
     text = re.sub(r"`[^`\n]*`", "", prose(page))

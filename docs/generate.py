@@ -58,7 +58,7 @@ MORE = {
     "case_name": "../howto/series.md#names-without-patients",
     "unusual_values": "../explanation/validity.md#pixels-in-other-units",
     "executor": "../howto/clusters.md",
-    "scheduler": "../howto/clusters.md#a-dask-cluster-that-is-there-already",
+    "scheduler": "../howto/clusters.md#an-existing-dask-cluster",
     "cluster": "../howto/clusters.md#slurm-workers-as-jobs",
     "threads": "../howto/speed.md#workers-and-threads",
     "workers": "../howto/speed.md#workers-and-threads",

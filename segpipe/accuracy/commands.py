@@ -147,7 +147,7 @@ def _check_target(output: Path, *, overwrite: bool) -> None:
     there = [path for path in (output, design_path(output)) if is_taken(path)]
     if there and not overwrite:
         what = "may have labels" if there[0] == output else "is the design of a sample"
-        raise OutputError(f"{there[0]} is there already, and {what}: name another file, or give --overwrite")
+        raise OutputError(f"{there[0]} exists already, and {what}: name another file, or give --overwrite")
 
 
 def sizes_of(population: Population, wanted: Sizes) -> Integers:

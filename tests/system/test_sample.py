@@ -332,10 +332,10 @@ def test_what_cannot_be_drawn_is_one_line(segpipe, out, words, text):
 
 def test_labels_are_not_overwritten(segpipe, labelled):
     before = labelled.read_bytes()
-    assert "is there already, and may have labels" in said(segpipe("sample", "out", "--size", 300, "--output", labelled))
+    assert "exists already, and may have labels" in said(segpipe("sample", "out", "--size", 300, "--output", labelled))
     assert labelled.read_bytes() == before
     other = labelled.with_suffix(".geojson")  # would take the design of the first
-    assert f"{labelled.stem}.design.json is there already, and is the design of a sample" in said(
+    assert f"{labelled.stem}.design.json exists already, and is the design of a sample" in said(
         segpipe("sample", "out", "--size", 300, "--output", other)
     )
     assert segpipe("sample", "out", "--size", 300, "--output", labelled, "--overwrite").returncode == 0

@@ -154,6 +154,16 @@ def test_a_sparse_map_without_data_is_empty(tmp_path: Path) -> None:
     assert (tmp_path / "map.tif").stat().st_size < 8000
 
 
+@pytest.mark.parametrize("kind", [DraftSink, SparseSink])
+def test_no_draft_is_left_where_gdal_writes_a_sidecar_for_its_crs(kind: type[RasterSink], tmp_path: Path) -> None:
+    rotated = CRS.from_user_input("+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=39.25 +lon_0=18 +R=6371229 +no_defs")
+    with gdal_options():
+        write(kind(Folder(tmp_path), "map.tif", RasterGrid((600, 700), rotated, UTM), CLASSES, 1), (600, 700), {})
+    assert list((tmp_path / DRAFTS).iterdir()) == []
+    with rasterio.open(tmp_path / "map.tif") as dataset:
+        assert dataset.crs.to_wkt() == rotated.to_wkt()
+
+
 def test_a_block_that_is_not_on_the_disk_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also a block of nodata in place of labels, as after a lost write."""
     shape, assemble = (600, 1100), sparse_sink.assemble

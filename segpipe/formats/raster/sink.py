@@ -265,8 +265,7 @@ class DraftSink(RasterSink):
                 self._output.publish(temporary, self.name)
             return [self.name, *names]
         finally:
-            remove(temporary)
-            remove(_beside(temporary))
+            remove_draft(temporary)
             self.discard()
 
     def _convert(self, final: Path) -> None:
@@ -284,7 +283,7 @@ class DraftSink(RasterSink):
     def discard(self) -> None:
         with suppress(RasterioError, CPLE_BaseError):  # the case has failed already, and GDAL may report it again
             self._dataset.close()
-        remove(self._draft)
+        remove_draft(self._draft)
 
 
 class HeldSink(RasterSink):
@@ -366,6 +365,12 @@ def is_own_raster(output: Store, name: str) -> bool:
 
 def _beside(path: Path) -> Path:
     return path.with_name(path.name + AUX)
+
+
+def remove_draft(path: Path) -> None:
+    """Remove a draft, and the sidecar that GDAL writes for some CRSs."""
+    remove(path)
+    remove(_beside(path))
 
 
 @contextmanager

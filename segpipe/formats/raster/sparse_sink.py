@@ -26,6 +26,7 @@ from segpipe.formats.raster.sink import (
     RasterSink,
     overview_factors,
     raster_sink,
+    remove_draft,
 )
 from segpipe.formats.raster.source import raster_window
 from segpipe.formats.raster.tiff import directories
@@ -34,7 +35,7 @@ from segpipe.geometry.grid import Grid
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
 from segpipe.storage import Store
-from segpipe.storage.files import output_errors, remove
+from segpipe.storage.files import output_errors
 
 SPARSE_SHARE = 0.5
 """Share of a large map below which its blocks without data are worth leaving out."""
@@ -114,7 +115,7 @@ class SparseSink(DraftSink):
             self._close_overviews()
         super().discard()
         for draft in self._drafts:
-            remove(draft)
+            remove_draft(draft)
 
 
 def map_sink(output: Store, name: str, grid: Grid, style: Style, share: float) -> RasterSink:

@@ -25,16 +25,16 @@ def size_lines(forecast: Forecast, path: str) -> Iterator[str]:
         rows, cols = forecast.shape
         likely, most = (_file_bytes(forecast, share) for share in (MASK_SHARE, 1.0))
         yield (
-            f"{path}: {rows:,} x {cols:,} px, {pixels / 1e6:,.0f} Mpx, masks on {_percent(forecast.share)} of it at most; "
+            f"{path}: {rows:,} x {cols:,} px, {pixels / 1e6:,.0f} Mpx, masks on {_percent(forecast.covered_share)} of it at most; "
             f"the file likely has {in_words(likely)}, at most {in_words(most)}"
         )
 
 
 def size_warnings(forecast: Forecast, target: Store, format_name: str) -> Iterator[str]:
     """Warn of a mosaic of masks that lie far apart, and of a disk that is likely too small."""
-    if math.prod(forecast.shape) > LARGE and forecast.share < SCATTERED:
+    if math.prod(forecast.shape) > LARGE and forecast.covered_share < SCATTERED:
         yield (
-            f"masks lie far apart, on {_percent(forecast.share)} of the mosaic at most: for fewer pixels give a coarser "
+            f"masks lie far apart, on {_percent(forecast.covered_share)} of the mosaic at most: for fewer pixels give a coarser "
             "--resolution; for a map of a region, run again with its cases and the same --output, and join those"
         )
     folder = target.disk()
@@ -57,10 +57,10 @@ def _tables(forecast: Forecast) -> float:
 
 
 def _file_bytes(forecast: Forecast, share: float) -> float:
-    return forecast.pixels * forecast.bytes_per_pixel * share * OVERVIEWS + _tables(forecast)
+    return forecast.covered * forecast.bytes_per_pixel * share * OVERVIEWS + _tables(forecast)
 
 
 def _disk_bytes(forecast: Forecast, format_name: str, share: float) -> float:
     """Bytes of the draft and of the file."""
-    full = forecast.pixels * forecast.bytes_per_pixel
-    return FORMATS[format_name].drafts(forecast.pixels, full, full * share) + 2 * _tables(forecast)
+    full = forecast.covered * forecast.bytes_per_pixel
+    return FORMATS[format_name].drafts(forecast.covered, full, full * share) + 2 * _tables(forecast)

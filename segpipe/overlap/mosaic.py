@@ -135,12 +135,19 @@ class Forecast:
     shape: tuple[int, ...]
     pixels: int
     """Pixels in blocks on which masks may lie: only these are joined."""
+    covered: int
+    """The most of them on which masks may lie."""
     bytes_per_pixel: int
 
     @property
     def share(self) -> float:
-        """The largest share of the mosaic on which masks may lie."""
+        """Share of the mosaic that is joined."""
         return self.pixels / math.prod(self.shape)
+
+    @property
+    def covered_share(self) -> float:
+        """The largest share of the mosaic on which masks may lie."""
+        return self.covered / math.prod(self.shape)
 
 
 def write_mosaic(output: Store, plan: MosaicPlan, target: Store, name: str, course: Course = SILENT) -> list[str]:
@@ -197,6 +204,7 @@ class _Join:
     """Joins masks in blocks."""
 
     plan: MosaicPlan
+    layers: "Sequence[_Layer]"
     near: "Mapping[int, Mapping[int, Sequence[_Layer]]]"
     """The masks that reach each block, in the order in which they count, by row and column of the block."""
 
@@ -207,13 +215,14 @@ class _Join:
             rows, cols = (range(a // TILE, -(-b // TILE)) for a, b in zip(layer.reach.start, layer.reach.stop, strict=True))
             for row, col in product(rows, cols):
                 near[row][col].append(layer)
-        return cls(plan, near)
+        return cls(plan, layers, near)
 
     @property
     def forecast(self) -> Forecast:
         shape, style = self.plan.placement.grid.shape, self.plan.style
         pixels = sum(math.prod(_block(shape, row, col, col + 1).shape) for row, line in self.near.items() for col in line)
-        return Forecast(shape, pixels, len(style.bands) * np.dtype(style.dtype).itemsize)
+        reached = sum(math.prod(layer.reach.shape) for layer in self.layers)
+        return Forecast(shape, pixels, min(pixels, reached), len(style.bands) * np.dtype(style.dtype).itemsize)
 
     def windows(self) -> "Iterator[tuple[Window, Sequence[_Layer]]]":
         """Windows of the mosaic, which hold each pixel once: blocks with the masks that reach them, and what lies between

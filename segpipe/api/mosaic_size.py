@@ -25,8 +25,8 @@ def size_lines(forecast: Forecast, path: str) -> Iterator[str]:
         rows, cols = forecast.shape
         likely, most = (_file_bytes(forecast, share) for share in (MASK_SHARE, 1.0))
         yield (
-            f"{path}: {rows:,} x {cols:,} px, {pixels / 1e6:,.0f} Mpx, masks on {_percent(forecast.covered_share)} of it at most; "
-            f"the file likely has {in_words(likely)}, at most {in_words(most)}"
+            f"{path}: {rows:,} x {cols:,} px, {pixels / 1e6:,.0f} Mpx, "
+            f"masks on {_percent(forecast.covered_share)} of it at most; the file likely has {in_words(likely)}, at most {in_words(most)}"
         )
 
 
@@ -34,8 +34,8 @@ def size_warnings(forecast: Forecast, target: Store, format_name: str) -> Iterat
     """Warn of a mosaic of masks that lie far apart, and of a disk that is likely too small."""
     if math.prod(forecast.shape) > LARGE and forecast.covered_share < SCATTERED:
         yield (
-            f"masks lie far apart, on {_percent(forecast.covered_share)} of the mosaic at most: for fewer pixels give a coarser "
-            "--resolution; for a map of a region, run again with its cases and the same --output, and join those"
+            f"masks lie far apart, on {_percent(forecast.covered_share)} of the mosaic at most: for fewer pixels give "
+            "a coarser --resolution; for a map of a region, run again with its cases and the same --output, and join those"
         )
     folder = target.disk()
     likely, free = _disk_bytes(forecast, format_name, MASK_SHARE), free_at(folder).bytes

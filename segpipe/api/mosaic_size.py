@@ -26,7 +26,8 @@ def size_lines(forecast: Forecast, path: str) -> Iterator[str]:
         likely, most = (_file_bytes(forecast, share) for share in (MASK_SHARE, 1.0))
         yield (
             f"{path}: {rows:,} x {cols:,} px, {pixels / 1e6:,.0f} Mpx, "
-            f"masks on {_percent(forecast.covered_share)} of it at most; the file likely has {in_words(likely)}, at most {in_words(most)}"
+            f"masks on {_percent(forecast.covered_share)} of it at most; "
+            f"the file likely has {in_words(likely)}, at most {in_words(most)}"
         )
 
 

@@ -26,6 +26,8 @@ circle of radius R deviates from its chord by L²/8R; a parallel at 76 degrees o
 
 LONG = 4
 """An edge in pixels may run across the map if it is longer than this many times the longest edge on the ground."""
+MANY = 1000
+"""Vertices of a polygon, such as a country, of which an index is worth its time."""
 LARGE = 64
 """Smallest polygon, in pixels, that is checked for being inside out: the orientation of slivers is uncertain."""
 
@@ -209,10 +211,22 @@ def _clipped(shapes: Shapes, edges: Float) -> Shapes:
     """The parts of polygons within a box; an edge along its border leaves a line, which is dropped."""
     import shapely
 
-    found = np.asarray(shapely.intersection(shapes, shapely.box(*edges)))
+    box = shapely.box(*edges)
+    found, cut = np.full(len(shapes), box, object), ~_surely_around(shapes, box)
+    found[cut] = shapely.intersection(shapes[cut], box)
     mixed = ~np.isin(shapely.get_type_id(found), SURFACES)
     found[mixed] = surfaces(found[mixed])
     return found
+
+
+def _surely_around(shapes: Shapes, box: object) -> NDArray[np.bool_]:
+    """Which polygons of many vertices hold a box: GEOS indexes each once, and intersections take time for each vertex."""
+    import shapely
+
+    many = shapely.get_num_coordinates(shapes) > MANY
+    shapely.prepare(shapes[many])
+    many[many] = shapely.contains_properly(shapes[many], box)
+    return np.asarray(many)
 
 
 def _moved(shapes: Shapes, shift: float) -> Shapes:

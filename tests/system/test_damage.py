@@ -456,8 +456,8 @@ def wide(folder: Path, kind: str, text: str) -> Path:
 
 
 WIDE_PIXELS = np.array([[-(2**63), -9, 0, 1, 3]])
-WIDE_NODATA = {"3": 4, "-9": 1, "+1.": 3, "0.0": 2, "-9223372036854775808": 0}
-WIDE_CUT = ["-9.2233720368547758e+18", "1e3", "nan", "3.5"]
+WIDE_NODATA = {"3": 4, "-9": 1, "+1.": 3, "0.0": 2, "3.5": 4, "-9223372036854775808": 0}
+WIDE_CUT = ["-9.2233720368547758e+18", "1e3", "nan", "-inf"]
 
 
 @pytest.mark.parametrize("text", [*WIDE_NODATA, *WIDE_CUT])

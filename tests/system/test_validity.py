@@ -212,6 +212,10 @@ def test_validity_is_that_of_gdal(name, kind, mask, tmp_path):
         pixels[:, :8] = 7
     path = described(tmp_path / "a.vrt", pixels, text, kind, mask, rng)
     used = tuple(range(1, bands + (not mask.startswith("alpha"))))
+    if dtype.itemsize == 8 and dtype.kind in "iu" and kind in ("nan", "inf"):  # which GDAL takes for 0
+        with pytest.raises(SourceError, match="must be written in digits"):
+            invalid(path, used)
+        return
     np.testing.assert_array_equal(invalid(path, used), expected(path, used, mask))
     if mask != "by band":  # which GeoTIFF has no place for
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=mask != "beside"):
@@ -475,6 +479,16 @@ def test_pictures_with_transparency(kind, tmp_path):
         expected = masked_by_gdal(dataset, bands)
     assert expected.any() == (kind != "some of a palette")
     np.testing.assert_array_equal(invalid(tmp_path / "p.png", bands), expected)
+
+
+def test_transparent_entries_of_a_palette_are_told(tmp_path):
+    """GDAL makes a nodata value of one, and nothing of several."""
+    image, options, _ = pictures()["some of a palette"]
+    image.save(tmp_path / "p.png", **options)
+    (note,) = notes(tmp_path / "p.png", 1, Overrides(bands=(1,)))
+    assert note.startswith("2 entries of the palette of band 1 are transparent, 0, 3, and their pixels are taken for data")
+    image.save(tmp_path / "p.png", transparency=2)
+    assert notes(tmp_path / "p.png", 1, Overrides(bands=(1,))) == ()
 
 
 def test_bands_of_different_types_and_nodata_values(tmp_path):

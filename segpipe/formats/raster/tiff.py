@@ -55,10 +55,10 @@ NUMBER = re.compile(
 )
 """Texts that GDAL reads as the number that they are. It reads ``-nan`` and ``infinity`` as 0, ``1.#IND`` as 1."""
 
-WHOLE = re.compile(r"[+-]?\d+([.,]0*)?", re.ASCII)
+WHOLE = re.compile(r"[+-]?\d+([.,]\d*)?", re.ASCII)
 NOT_WHOLE = (
     "its pixels are 64-bit integers, whose nodata value must be written in digits, got {0!r}, of which GDAL takes the first "
-    "digits or 0: write the raster again with another nodata value, or with none and --nodata"
+    "digits, or 0: write the raster again with another nodata value, or with none and --nodata"
 )
 
 FIRST = 8
@@ -299,7 +299,7 @@ def _nodata_fault(directory: Directory) -> str | None:
 
 
 def is_whole(text: str) -> bool:
-    """Whether GDAL reads a text as a nodata value of 64-bit integers: it stops at the first character that is no digit."""
+    """Whether GDAL reads a text as the nodata value of 64-bit integers that it is, but for decimals, which it drops."""
     return WHOLE.fullmatch(text) is not None
 
 

@@ -11,17 +11,19 @@ of single bands. This module departs from GDAL's masks of bands in three points:
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rasterio.enums import MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterWindow
 
 from segpipe.formats.nodata import checked_nodata
 from segpipe.formats.source import Invalid, Pixels
 from segpipe.geometry.windows import Window
+from segpipe.messages.printable import first_few
 from segpipe.overrides import Nodata, Overrides
 
 Interval = tuple[Any, Any]
@@ -82,6 +84,7 @@ def resolve_rules(dataset: DatasetReader, bands: Sequence[int], alpha: Sequence[
     notes = [
         *_mask_notes([dataset.nodatavals[band - 1] for band in stored], shadowed),
         *_nodata_notes(dataset, bands, flags, heeded),
+        *_palette_notes(dataset, bands, flags),
     ]
     return Rules(tuple(found.get(band) for band in bands), _shared(asked, flags), heeded, tuple(notes))
 
@@ -187,6 +190,24 @@ def _nodata_notes(
         if value is not None and dtype.kind != "f" and value != int(value):
             yield f"the nodata value {value:.10g} is taken for {int(value)}, as GDAL does: the pixels are {dtype}"
             return
+
+
+def _palette_notes(dataset: DatasetReader, bands: Sequence[int], flags: dict[int, Flags]) -> Iterator[str]:
+    """Notes on transparent entries of palettes: GDAL makes a nodata value of one, and nothing of several."""
+    for band in bands:
+        if dataset.colorinterp[band - 1] is ColorInterp.palette and MaskFlags.all_valid in flags[band]:
+            if clear := _transparent(dataset, band):
+                yield (
+                    f"{len(clear)} entries of the palette of band {band} are transparent, {first_few(clear)}, and their pixels "
+                    "are taken for data: gdal_translate -expand rgba makes an alpha band of them"
+                )
+
+
+def _transparent(dataset: DatasetReader, band: int) -> list[int]:
+    """The entries of a palette that are wholly transparent."""
+    with suppress(ValueError):  # a band may be tagged so without a palette
+        return [value for value, color in dataset.colormap(band).items() if color[3] == 0]
+    return []
 
 
 SAMPLE, SAMPLES = 128, 3

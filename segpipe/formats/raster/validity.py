@@ -194,19 +194,19 @@ def _nodata_notes(
 
 def _palette_notes(dataset: DatasetReader, bands: Sequence[int], flags: dict[int, Flags]) -> Iterator[str]:
     """Notes on transparent entries of palettes: GDAL makes a nodata value of one, and nothing of several."""
-    for band in bands:
-        if dataset.colorinterp[band - 1] is ColorInterp.palette and MaskFlags.all_valid in flags[band]:
-            if clear := _transparent(dataset, band):
-                yield (
-                    f"{len(clear)} entries of the palette of band {band} are transparent, {first_few(clear)}, and their pixels "
-                    "are taken for data: gdal_translate -expand rgba makes an alpha band of them"
-                )
+    for band in (band for band in bands if MaskFlags.all_valid in flags[band]):
+        if clear := _transparent(dataset, band):
+            yield (
+                f"{len(clear)} entries of the palette of band {band} are transparent, {first_few(clear)}, and their pixels are "
+                "taken for data: gdal_translate -expand rgba makes an alpha band of them"
+            )
 
 
 def _transparent(dataset: DatasetReader, band: int) -> list[int]:
-    """The entries of a palette that are wholly transparent."""
-    with suppress(ValueError):  # a band may be tagged so without a palette
-        return [value for value, color in dataset.colormap(band).items() if color[3] == 0]
+    """The entries of a band's palette that are wholly transparent; none if it has no palette."""
+    if dataset.colorinterp[band - 1] is ColorInterp.palette:
+        with suppress(ValueError):  # a band may be tagged so without a palette
+            return [value for value, color in dataset.colormap(band).items() if color[3] == 0]
     return []
 
 

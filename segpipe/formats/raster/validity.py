@@ -197,8 +197,8 @@ def _palette_notes(dataset: DatasetReader, bands: Sequence[int], flags: dict[int
     for band in (band for band in bands if MaskFlags.all_valid in flags[band]):
         if clear := _transparent(dataset, band):
             yield (
-                f"{len(clear)} entries of the palette of band {band} are transparent, {first_few(clear)}, and their pixels are "
-                "taken for data: gdal_translate -expand rgba makes an alpha band of them"
+                f"{len(clear)} entries of the palette of band {band} are transparent, {first_few(clear)}, and their pixels "
+                "are taken for data: gdal_translate -expand rgba makes an alpha band of them"
             )
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import TensorProto, helper, inliner, shape_inference
+from onnx import TensorProto, helper, inliner
 
 from segpipe.inspect.facts import Flops
 from segpipe.inspect.graphs import free_inputs, graphs, with_subgraphs
+from segpipe.network.shapes import inferred
 from segpipe.network.spec import ModelSpec
 
 WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "ConvTranspose": 1}
@@ -108,9 +109,7 @@ def _not_counted(proto: onnx.ModelProto) -> list[str]:
 
 def _inferred(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> list[Shaped] | None:
     """Counted nodes with inferred shapes; None where a shape is unknown, or a branch decides."""
-    try:
-        graph = shape_inference.infer_shapes(_fixed(proto, shapes), data_prop=True).graph
-    except Exception:  # noqa: BLE001 - the profiler handles what inference cannot
+    if (graph := inferred(_fixed(proto, shapes))) is None:
         return None
     if any(node.op_type in COUNTED for inner in with_subgraphs(graph) if inner is not graph for node in inner.node):
         return None

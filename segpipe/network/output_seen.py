@@ -8,6 +8,7 @@ import onnx
 from segpipe.geometry.layout import Layout
 from segpipe.network.ending import Ending, ending_of
 from segpipe.network.form import gives_labels, score_count
+from segpipe.network.shapes import inferred
 from segpipe.network.signature import TensorSpec, signature
 
 PRESENCE = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Not", "And", "Or", "Xor", "Round"})
@@ -107,17 +108,15 @@ def _shapes(
     declared = [TensorSpec(one.name, one.dtype, one.shape) for one in signature(proto)[1]]
     for value in copy.graph.output:
         value.type.tensor_type.ClearField("shape")
-    try:
-        graph = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
-    except Exception:  # noqa: BLE001 - onnx passes on whatever its inference raises; the file's own shapes are left
+    if (graph := inferred(copy)) is None:
         return {one.name: one.shape for one in declared}
     found = {value.name: _shape(value) for value in (*graph.value_info, *graph.output)}
     for one in declared:
-        inferred = found.get(one.name) or ()
-        if len(inferred) != len(one.shape):
+        sizes = found.get(one.name) or ()
+        if len(sizes) != len(one.shape):
             found[one.name] = one.shape
         else:
-            found[one.name] = tuple(b if a is None else a for a, b in zip(inferred, one.shape, strict=True))
+            found[one.name] = tuple(b if a is None else a for a, b in zip(sizes, one.shape, strict=True))
     return found
 
 

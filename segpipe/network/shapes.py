@@ -19,9 +19,14 @@ def with_shapes(proto: onnx.ModelProto, given: Shapes) -> onnx.GraphProto | None
             axis.dim_value = size
     for value in copy.graph.output:  # sizes that the file leaves open may have names that contradict those
         value.type.tensor_type.ClearField("shape")
+    return inferred(copy)
+
+
+def inferred(proto: onnx.ModelProto) -> onnx.GraphProto | None:
+    """The graph with the shapes that ONNX infers; None where it cannot."""
     try:
-        return onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
-    except Exception:  # noqa: BLE001 - onnx passes on whatever its inference raises
+        return onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+    except Exception:  # noqa: BLE001 - onnx passes on whatever its inference in C++ raises
         return None
 
 

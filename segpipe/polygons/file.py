@@ -229,10 +229,9 @@ def _write_with_gdal(target: VectorFile, draft: Path, batches: "Iterator[pyarrow
         warnings.filterwarnings("ignore", "'crs' was not provided")
         try:
             pyogrio.write_arrow(reader, draft, crs=_wkt(target), **names)
-        except Exception:
+        finally:
             if raised:
                 raise raised[0] from None
-            raise
     check_written(draft, sum(rows))
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from segpipe.errors import ModelError, one_line
+from segpipe.errors import ModelError
 from segpipe.geometry.layout import Layout
-from segpipe.network.device import open_session
+from segpipe.network.device import engine_errors, failed_batch, open_session
 from segpipe.network.shapes import margin_by_size, output_sizes
 from segpipe.network.signature import TensorSpec
 from segpipe.network.view import Probe, Scores, Tiles, measured_margin
@@ -90,10 +90,8 @@ def _probe(bare: BareModel, tile: tuple[int, ...]) -> Probe:
 
     def score(pixels: Tiles) -> Scores:
         batch = np.repeat(pixels, bare.image.shape[0] or 1, axis=0).transpose(layout.from_first)
-        try:
+        with engine_errors(ModelError, lambda: failed_batch(bare.path, [batch])):
             (raw,) = session.run([bare.scores.name], {bare.image.name: np.ascontiguousarray(batch, dtype=dtype)})
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises classes of its own, which share no base
-            raise ModelError(f"{bare.path} failed on a batch of shape {batch.shape}: {one_line(error)}") from None
         raw = np.asarray(raw)
         order = bare.scores_layout
         first = raw.transpose(order.to_first) if order.has_class_axis(raw.shape) else raw[:, None]

@@ -3,8 +3,8 @@
 import ctypes
 import logging
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -26,6 +26,22 @@ ON_HOST: tuple[Kind, ...] = ("cpu", "openvino")
 """Kinds whose scores come back as NumPy arrays."""
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider", "cpu-tensors": "CPUExecutionProvider"}
+
+
+@contextmanager
+def engine_errors(kind: type[SegpipeError], what: Callable[[], str]) -> Iterator[None]:
+    """Turn any error of an engine into one of this kind that begins with ``what()``: their classes share no base."""
+    try:
+        yield
+    except SegpipeError:
+        raise
+    except Exception as error:
+        raise kind(f"{what()}: {one_line(error)}") from error
+
+
+def failed_batch(path: Path, arrays: Iterable[Any]) -> str:
+    """Name a model, and the shapes of the arrays on which it failed."""
+    return f"{path} failed on a batch of shape {' and '.join(str(tuple(array.shape)) for array in arrays)}"
 
 
 SILENT = 4
@@ -95,13 +111,11 @@ def open_session(  # noqa: PLR0913 - options of a session
     options.enable_cpu_mem_arena = arena
     options.enable_mem_pattern = patterns
     _add_folder(options, folder)
-    try:
+    with engine_errors(ModelError, lambda: "ONNX Runtime cannot load the model on cpu"):
         if shared:
             _make_shared_arena()
             options.add_session_config_entry("session.use_env_allocators", "1")
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises its own classes, which share no base
-        raise ModelError(f"ONNX Runtime cannot load the model on cpu: {one_line(error)}") from None
 
 
 def _add_folder(options: onnxruntime.SessionOptions, folder: Path | None) -> None:
@@ -152,15 +166,10 @@ def _open(model: str | bytes, terms: SessionTerms, *, strict: bool) -> onnxrunti
         options.add_free_dimension_override_by_name(name, size)
     if terms.device != "cpu-tensors":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1" if strict else "0")
-    try:
+    with engine_errors(DeviceError, lambda: f"ONNX Runtime cannot load the model on {terms.device}"), memory_errors():
         onnxruntime.set_default_logger_severity(SILENT)
-        with memory_errors():
-            # without enable_fallback=0 it prints and continues with another provider
-            session = onnxruntime.InferenceSession(model, options, providers=providers(terms), enable_fallback=0)
-    except SegpipeError:
-        raise
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises its own classes, which share no base
-        raise DeviceError(f"ONNX Runtime cannot load the model on {terms.device}: {one_line(error)}") from None
+        # without enable_fallback=0 it prints and continues with another provider
+        session = onnxruntime.InferenceSession(model, options, providers=providers(terms), enable_fallback=0)
     if PROVIDERS[terms.device] not in session.get_providers():
         raise DeviceError(_MISSING.format(terms.device, _refused(terms.device), install(terms.device)))
     return session

@@ -9,8 +9,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime import RunOptions
 
-from segpipe.errors import ModelError, one_line
-from segpipe.network.device import open_session
+from segpipe.errors import ModelError
+from segpipe.network.device import engine_errors, failed_batch, open_session
 from segpipe.network.newer import model_for
 from segpipe.network.openvino_session import OpenVinoSession
 
@@ -122,8 +122,5 @@ def raw_scores(session: Session, spec: "ModelSpec", batch: NDArray[Any]) -> NDAr
         ModelError: the engine failed; the message has its reason.
     """
     given = spec.given(batch)
-    try:
+    with engine_errors(ModelError, lambda: failed_batch(spec.path, given.values())):
         return session.run(given)
-    except Exception as error:  # noqa: BLE001 - engines raise classes of their own, which share no base
-        shapes = " and ".join(str(array.shape) for array in given.values())
-        raise ModelError(f"{spec.path} failed on a batch of shape {shapes}: {one_line(error)}") from None

@@ -16,11 +16,19 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from segpipe.errors import DeviceMemoryError, ModelError, SegpipeError, memory_errors, one_line
+from segpipe.errors import DeviceMemoryError, ModelError, memory_errors
 from segpipe.geometry.windows import Tiling
 from segpipe.network.arrays import LAG_BATCHES
 from segpipe.network.averaging import mean_scores
-from segpipe.network.device import SessionTerms, engine_folder, gpu_facts, open_on_device, recorded_options
+from segpipe.network.device import (
+    SessionTerms,
+    engine_errors,
+    engine_folder,
+    failed_batch,
+    gpu_facts,
+    open_on_device,
+    recorded_options,
+)
 from segpipe.network.device_arrays import DeviceArrays, DeviceStreams, Upload, scaled, torch_type
 from segpipe.network.feeds import Feed
 from segpipe.network.model_file import read_model
@@ -255,14 +263,8 @@ class _DeviceSession:
         return binding
 
     def _run(self, binding: Any, given: Given) -> None:
-        try:
-            with memory_errors():
-                self._session.run_with_iobinding(binding, self._options)
-        except SegpipeError:
-            raise
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises its own classes, which share no base
-            shapes = " and ".join(str(tuple(tensor.shape)) for tensor in given.values())
-            raise ModelError(f"{self._spec.path} failed on a batch of shape {shapes}: {one_line(error)}") from None
+        with engine_errors(ModelError, lambda: failed_batch(self._spec.path, given.values())), memory_errors():
+            self._session.run_with_iobinding(binding, self._options)
 
 
 _TYPES = {

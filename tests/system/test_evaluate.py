@@ -13,6 +13,7 @@ import shapely
 from later import Later
 from maps import labels_of
 from networks import Network, contract, pixelwise
+from rasterio.control import GroundControlPoint
 from rasterio.enums import Resampling
 from rasterio.transform import from_origin
 from rasterio.warp import reproject
@@ -260,6 +261,24 @@ def test_a_reference_of_complex_numbers_is_refused(segpipe, out, tmp_path):
     done = segpipe("evaluate", "--labels", "out", "--reference", "ref")
     assert done.returncode == 1
     assert "failed a: ref/a.tif must hold integers or floats, and holds complex64" in done.stderr
+
+
+@pytest.mark.parametrize(("moved", "code"), [(0, 0), (1000, 1)])
+def test_control_points_of_a_reference_are_those_of_its_case(moved, code, segpipe, tmp_path):
+    """Pixels cannot be compared by their numbers alone where both say where they lie."""
+    pixels = np.random.default_rng(0).integers(1, 256, (3, 20, 30), dtype=np.uint8)
+    for name, count, east in (("in", 3, 0), ("ref", 1, moved)):
+        (tmp_path / name).mkdir()
+        corners = [(0, 0), (0, 30), (20, 0)]
+        gcps = [GroundControlPoint(row, col, 500_000 + 10 * col + east, 5_400_000 - 10 * row) for row, col in corners]
+        profile = {"driver": "GTiff", "height": 20, "width": 30, "dtype": "uint8", "gcps": gcps, "crs": "EPSG:32633"}
+        with rasterio.open(tmp_path / name / "a.tif", "w", count=count, **profile) as file:
+            file.write(pixels if count == 3 else pixels[:1] % 3)
+    pixelwise(tmp_path / "m.onnx", 3, 3, seed=6)
+    assert segpipe("run", "-i", "in", "-m", "m.onnx", "-o", "out", "--executor", "serial", "--device", "cpu").returncode == 0
+    done = segpipe("evaluate", "--labels", "out", "--reference", "ref")
+    assert done.returncode == code
+    assert ("both must have a CRS and a geotransform; it has 30 x 20 and ground control points" in done.stderr) == bool(code)
 
 
 def test_a_reference_that_lies_elsewhere_is_named(segpipe, out, tmp_path):

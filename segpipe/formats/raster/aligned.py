@@ -145,12 +145,21 @@ def _beside_alpha(dataset: DatasetReader) -> Interval | None:
 
 
 def _is_same(own: RasterGrid, grid: RasterGrid) -> bool:
-    """Whether pixels lie on pixels; of pictures without a place only the size is known."""
+    """Whether pixels lie on pixels; where one has no place, only the size is known."""
     if own.shape != grid.shape:
         return False
     if own.transform is None or grid.transform is None:
-        return True
+        return not (_is_placed(own) and _is_placed(grid)) or _points(own) == _points(grid)
     return same_transform(own.transform, grid.transform, grid.shape) and (own.crs is None or same_crs(own.crs, grid.crs))
+
+
+def _is_placed(grid: RasterGrid) -> bool:
+    return grid.transform is not None or bool(grid.gcps)
+
+
+def _points(grid: RasterGrid) -> list[tuple[float, ...]]:
+    """Row, column and coordinates of each control point."""
+    return [(point.row, point.col, point.x, point.y) for point in grid.gcps]
 
 
 def _shifts(own: RasterGrid, grid: RasterGrid) -> Sequence[float]:

@@ -24,6 +24,7 @@ from segpipe.errors import OutputError, SettingsError
 from segpipe.jobs.last_run import lacking
 from segpipe.messages.console import echo
 from segpipe.messages.printable import first_few
+from segpipe.messages.steps import steps_shown
 from segpipe.storage.existence import is_folder, is_taken
 
 EXPECTED = 0.8
@@ -196,7 +197,8 @@ def evaluate_command(*, output: Path | None, json: bool, **flags: Any) -> int:
     from segpipe.accuracy import show_evaluation
     from segpipe.accuracy.evaluate import evaluate
 
-    found = evaluate(_task(**flags))
+    with steps_shown():
+        found = evaluate(_task(**flags))
     paths = show_evaluation.write_evaluation(found, output) if output else []
     if json:
         click.echo(show_evaluation.as_json(found))
@@ -220,7 +222,8 @@ def compare_command(*, first: str, second: str, output: Path | None, map_classes
     from segpipe.accuracy import show_changes
     from segpipe.accuracy.compare import CompareTask, compare
 
-    found = compare(CompareTask(first, second, output, map_classes))
+    with steps_shown():
+        found = compare(CompareTask(first, second, output, map_classes))
     paths = show_changes.write_changes(found, output) if output else []
     if json:
         click.echo(show_changes.as_json(found))

@@ -23,6 +23,7 @@ from segpipe.geometry.cells import Cells
 from segpipe.geometry.grid import MM3_PER_ML, Grid
 from segpipe.jobs.last_run import finished_records, lacking
 from segpipe.messages.printable import first_few
+from segpipe.messages.steps import stepping
 from segpipe.results.areas import count_positions
 from segpipe.results.masks import stored_mask
 from segpipe.results.schema import Record
@@ -146,7 +147,7 @@ def compare(task: CompareTask) -> Changes:
     maps = None if task.output is None else _maps(task.output, stores, classes)
     done, failed = list[Change](), dict[str, str]()
     with environment():
-        for name in common:
+        for name in stepping(common, "comparing cases"):
             with case_errors(name) as caught:
                 pair = Pair(stores[0], stores[1], runs[0][name], runs[1][name])
                 done.append(_compared(pair, classes, maps))

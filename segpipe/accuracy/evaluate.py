@@ -24,6 +24,7 @@ from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window
 from segpipe.jobs.last_run import finished_records, lacking
 from segpipe.messages.printable import first_few, printable
+from segpipe.messages.steps import stepping
 from segpipe.overlap.finished import classes_of as named_classes
 from segpipe.results.schema import Record
 from segpipe.storage import Store
@@ -220,7 +221,7 @@ def _compared(
     done, failed = list[CaseScores](), dict[str, str]()
     pooled = Confusion(np.zeros((len(how.classes.ids),) * 2, np.int64))
     with environment():
-        for record, opener in pairs:
+        for record, opener in stepping(pairs, "comparing cases"):
             with case_errors(record.case) as caught:
                 one, confusion = _compare(store, record, opener, how)
                 if how.complete or confusion.matrix.any() or confusion.unseen:

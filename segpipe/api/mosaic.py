@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from segpipe.api.mosaic_size import size_warnings
@@ -14,7 +14,7 @@ from segpipe.formats.registry import FORMATS, RASTER, environment
 from segpipe.jobs.last_run import warn_of_lacking
 from segpipe.overlap.finished import FinishedCase
 from segpipe.overlap.index import SUFFIX, IndexedMask, is_possible, write_index
-from segpipe.overlap.mosaic import SILENT, Course, Forecast, MosaicPlan, plan_mosaic, write_mosaic
+from segpipe.overlap.mosaic import Forecast, MosaicPlan, Planned, plan_mosaic, write_mosaic
 from segpipe.overlap.mosaic_grid import GridRequest
 from segpipe.process.environment import clean_environment
 from segpipe.results.records import records
@@ -43,13 +43,13 @@ class MosaicTask:
     request: GridRequest = field(default_factory=GridRequest)
 
 
-def make_mosaic(output: str | os.PathLike[str], task: MosaicTask, course: Course = SILENT) -> list[str]:
+def make_mosaic(output: str | os.PathLike[str], task: MosaicTask, planned: Planned = lambda _: None) -> list[str]:
     """Write the joined map of a run and its index, and return lines that describe them.
 
     Args:
         output: the folder of the run, or ``s3://bucket/prefix``.
         task: the map.
-        course: hears of the mosaic while it is made.
+        planned: hears of the size of the map before its pixels are read.
 
     Raises:
         SegpipeError: the output is not of a run, or is in use; its masks do not make one map; or this cannot be written.
@@ -66,7 +66,7 @@ def make_mosaic(output: str | os.PathLike[str], task: MosaicTask, course: Course
         _refuse_taken(target, name, {store.path(file) for case in cases for file in (case.mask, case.confidence) if file})
         plan = plan_mosaic(store, cases, task.rule, task.request)
         try:
-            write_mosaic(store, plan, target, name, _warning(course, target, cases[0].format))
+            write_mosaic(store, plan, target, name, _warning(planned, target, cases[0].format))
             _write_index(store, plan, target, _index_name(name))
         finally:
             if isinstance(target, Folder):
@@ -81,15 +81,15 @@ def _sweep(store: Store, target: Store) -> None:
         target.sweep()
 
 
-def _warning(course: Course, target: Store, format_name: str) -> Course:
-    """The course, with warnings about the size of the mosaic."""
+def _warning(planned: Planned, target: Store, format_name: str) -> Planned:
+    """The same, after warnings about the size of the mosaic."""
 
-    def planned(forecast: Forecast) -> None:
+    def warn(forecast: Forecast) -> None:
         for line in size_warnings(forecast, target, format_name):
             LOG.warning(line)
-        course.planned(forecast)
+        planned(forecast)
 
-    return replace(course, planned=planned)
+    return warn
 
 
 def _target(text: str) -> tuple[Store, str]:

@@ -7,6 +7,7 @@ from segpipe.commands.edge import guarded
 from segpipe.commands.options import OUTPUT
 from segpipe.messages.console import echo
 from segpipe.messages.printable import printable
+from segpipe.messages.steps import steps_shown
 from segpipe.terminal.log_lines import log_to_stderr
 from segpipe.terminal.option_groups import GroupedCommand
 
@@ -27,20 +28,18 @@ def mosaic(run_output: str, output: str, overlap_rule: OverlapRule, crs: str | N
     """
     from segpipe.api.mosaic import MosaicTask, make_mosaic
     from segpipe.api.mosaic_size import size_lines
-    from segpipe.overlap.mosaic import Course, Forecast
+    from segpipe.overlap.mosaic import Forecast
     from segpipe.overlap.mosaic_grid import GridRequest
-    from segpipe.terminal.map_bar import MapBar
 
     log_to_stderr()
     task = MosaicTask(output, overlap_rule, GridRequest(crs, resolution))
-    with MapBar() as bar:
 
-        def planned(forecast: Forecast) -> None:
-            for line in size_lines(forecast, output):
-                echo(printable(line), err=True)
-            bar.begin(forecast.pixels)
+    def planned(forecast: Forecast) -> None:
+        for line in size_lines(forecast, output):
+            echo(printable(line), err=True)
 
-        lines = make_mosaic(run_output, task, Course(planned, bar.advance))
+    with steps_shown():
+        lines = make_mosaic(run_output, task, planned)
     for line in lines:
         echo(printable(line))
     return 0

@@ -10,6 +10,7 @@ from segpipe.commands.edge import guarded
 from segpipe.commands.options import INPUT, OUTPUT, PATH
 from segpipe.messages.console import echo
 from segpipe.messages.printable import printable
+from segpipe.messages.steps import steps_shown
 from segpipe.terminal.log_lines import log_to_stderr
 from segpipe.terminal.option_groups import GroupedCommand
 
@@ -35,6 +36,8 @@ def zones(output: str, zones: Path, zones_out: Path | None, **flags: Any) -> int
 
     log_to_stderr()
     task = ZonesTask(Selection(zones, flags["zones_layer"], flags["zone_id"]), zones_out, flags["overlap_rule"])
-    for line in measure_zones(output, task):
+    with steps_shown():
+        lines = measure_zones(output, task)
+    for line in lines:
         echo(printable(line))
     return 0

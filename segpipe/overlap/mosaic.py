@@ -21,6 +21,7 @@ from segpipe.geometry.lookup import Lookup, common
 from segpipe.geometry.raster_grid import NoGroundError, RasterGrid, ground_of
 from segpipe.geometry.windows import Window
 from segpipe.messages.printable import printable
+from segpipe.messages.steps import stepping
 from segpipe.overlap.finished import FinishedCase, opened, opened_confidence
 from segpipe.overlap.mask_cache import CachedMask, MaskCache
 from segpipe.overlap.mosaic_grid import GridRequest, MosaicGrid, mosaic_grid
@@ -116,19 +117,6 @@ def _opened_grid(output: Store, case: FinishedCase) -> RasterGrid:
 
 
 @dataclass(frozen=True)
-class Course:
-    """Hears of a mosaic while it is made."""
-
-    planned: "Callable[[Forecast], None]" = lambda _: None
-    """Called before pixels are read; an error that it raises stops the mosaic."""
-    advanced: Callable[[int], None] = lambda _: None
-    """Called with the number of pixels that have been joined."""
-
-
-SILENT = Course()
-
-
-@dataclass(frozen=True)
 class Forecast:
     """The size of a mosaic before its pixels are read."""
 
@@ -150,7 +138,11 @@ class Forecast:
         return self.covered / math.prod(self.shape)
 
 
-def write_mosaic(output: Store, plan: MosaicPlan, target: Store, name: str, course: Course = SILENT) -> list[str]:
+Planned = Callable[[Forecast], None]
+"""Hears of the size of a mosaic before its pixels are read."""
+
+
+def write_mosaic(output: Store, plan: MosaicPlan, target: Store, name: str, planned: Planned = lambda _: None) -> list[str]:
     """Write the map, and return the names of its files.
 
     Raises:
@@ -160,13 +152,12 @@ def write_mosaic(output: Store, plan: MosaicPlan, target: Store, name: str, cour
     assert maps is not None  # the plan has a style of it
     with MaskCache() as cache:
         join = _Join.of(plan, _layers(output, plan, cache))
-        course.planned(forecast := join.forecast)
+        planned(forecast := join.forecast)
         sink = maps.sink(target, name, plan.placement.grid, style, forecast.share)
         with on_failure(sink.discard):
-            for window, layers in join.windows():
+            for window, layers in stepping(list(join.windows()), "joining masks in blocks"):
                 if layers:
                     sink.write(window, join.joined(window, layers))
-                    course.advanced(math.prod(window.shape))
                 else:
                     sink.leave(window)
             return sink.finish()

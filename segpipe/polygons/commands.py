@@ -5,6 +5,7 @@ from typing import Any
 
 from segpipe.messages.console import echo
 from segpipe.messages.printable import printable
+from segpipe.messages.steps import steps_shown
 from segpipe.polygons.rule import Minimum
 from segpipe.polygons.task import PolygonsTask, WrittenPolygons, write_polygons
 from segpipe.process.environment import clean_environment
@@ -22,7 +23,9 @@ def polygons(
     clean_environment()
     minimum = None if min_area is None else Minimum.of(min_area)
     task = PolygonsTask(place, output, minimum=minimum, corners_connect=connectivity == "8", **flags)
-    for line in _lines(task, write_polygons(task)):
+    with steps_shown():
+        written = write_polygons(task)
+    for line in _lines(task, written):
         echo(printable(line))
     return 0
 

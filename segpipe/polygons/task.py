@@ -16,6 +16,7 @@ from segpipe.geometry.raster_grid import NO_PLACE, RasterGrid, parse_crs, place_
 from segpipe.geometry.reference import NowhereError, crs_name, horizontal
 from segpipe.jobs.last_run import finished_records, warn_of_lacking
 from segpipe.messages.printable import printable
+from segpipe.messages.steps import stepping
 from segpipe.overlap.finished import CaseNeighbours, FinishedCase, extent_of, opened, shared_with
 from segpipe.overlap.order import Neighbourhood
 from segpipe.polygons.case import CaseMask, Unwritten, features_of
@@ -213,7 +214,7 @@ def _moved(cases: Sequence[_Placed], crs: CRS | None) -> list[_Placed]:
 
 
 def _rows(store: Store, cases: Sequence[_Placed], rule: Rule, written: WrittenPolygons) -> "Batches":
-    for case in cases:
+    for case in stepping(cases, "writing the polygons of cases"):
         written.cases += 1
         number = 1
         with _open(store, case) as mask:

@@ -16,6 +16,7 @@ from segpipe.geometry.grid import Float
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.raster_grid import NoGroundError, ground_of
 from segpipe.messages.printable import printable
+from segpipe.messages.steps import stepping
 from segpipe.overlap.finished import Classes, FinishedCase, extent_of
 from segpipe.overlap.mask_stack import MOST_KEPT
 from segpipe.overlap.order import Neighbourhood
@@ -161,7 +162,7 @@ def _add_up(task: ZonesTask, zones: Zones, output: Store, cases: Iterable[Case],
         for k in together.by_stack:
             look()
             _zones_of(output, together, k, zones)  # which are kept
-    for k in range(len(together.cases)):
+    for k in stepping(range(len(together.cases)), "measuring polygons on cases"):
         look()
         totals.add(_zones_of(output, together, k, zones))
     return totals

@@ -11,7 +11,7 @@ from segpipe.pipeline.memory import in_words
 from segpipe.storage import Store
 from segpipe.storage.folder import Folder
 
-TABLE = 16 / 512**2
+TABLE = 12 / 512**2
 """Bytes per pixel of the tables of block offsets and sizes, which list blocks without data, too."""
 LARGE = 2**30
 """Pixels from which on a mosaic is large: the command states its size, because it takes a while."""

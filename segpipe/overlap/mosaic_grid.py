@@ -22,7 +22,7 @@ MOST_DRIFT = 1e-3
 MOST_SIDE = 2**31 - 1
 """Most rows or columns of a raster in GDAL."""
 MOST_PIXELS = 2**42
-"""Most pixels of a mosaic: the places of its blocks take 16 bytes per 262,144 pixels in the file, and 1.5 GB of memory."""
+"""Most pixels of a mosaic: the places of its blocks take 12 bytes per 262,144 pixels in the file, and 1.5 GB of memory."""
 
 Placed = tuple[str, RasterGrid]
 """Name and grid of a mask."""

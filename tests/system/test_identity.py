@@ -310,6 +310,27 @@ def test_all_that_a_vrt_is_made_of_belongs_to_it(touched, run, tmp_path):
     assert run("parts/s.vrt") == []
 
 
+@pytest.mark.parametrize("named", ["{0}", 'ZARR:"{0}":/a'])
+def test_a_chunk_of_a_zarr_store_belongs_to_the_vrt_that_reads_it(named, run, tmp_path):
+    with rasterio.open(scene(tmp_path / "rgb.tif")) as rgb:
+        profile, pixels = {**rgb.profile, "count": 1}, rgb.read(1)
+    with rasterio.open(tmp_path / "a.tif", "w", **profile) as file:
+        file.write(pixels, 1)
+    copy(tmp_path / "a.tif", tmp_path / "a.zarr", driver="Zarr")
+    source = named.format(tmp_path / "a.zarr").replace('"', "&quot;")
+    band = (
+        f'<VRTRasterBand dataType="Byte" band="{{}}"><SimpleSource><SourceFilename relativeToVRT="0">{source}</SourceFilename>'
+        "<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
+    )
+    bands, (rows, cols) = "".join(map(band.format, (1, 2, 3))), SHAPE
+    (tmp_path / "s.vrt").write_text(f'<VRTDataset rasterXSize="{cols}" rasterYSize="{rows}">{bands}</VRTDataset>')
+    assert run("s.vrt") == ["s"]
+    assert run("s.vrt") == []
+    os.utime(tmp_path / "a.zarr" / "a" / "0.0", ns=(TIME, TIME))
+    assert run("s.vrt") == ["s"]
+    assert run("s.vrt") == []
+
+
 def test_a_source_of_a_vrt_is_opened_once_before_and_after_gdal_and_a_damaged_one_is_named(tmp_path, monkeypatch):
     scene(tmp_path / "a.tif", nodata=0)
     scene(tmp_path / "b.tif")

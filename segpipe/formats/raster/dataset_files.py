@@ -14,11 +14,14 @@ from segpipe.formats.raster.gdal import gdal_options, open_raster, source_errors
 from segpipe.formats.raster.gdal_readers import pinned
 from segpipe.formats.raster.references import NAMING, parts_of, words_of
 from segpipe.messages.url_secrets import is_redacted, without_secrets
-from segpipe.storage.existence import is_file
+from segpipe.storage.existence import files_below, is_file, is_folder
 from segpipe.storage.paths import is_remote
 
 SURE = (".msk", ".aux.xml", ".ovr")
 """Suffixes of files that belong to a raster even if GDAL makes nothing of them; so do world files."""
+
+STORES = frozenset({".zarray", ".zgroup", "zarr.json", "hdr.adf"})
+"""Files by which a folder is a raster: Zarr's, and those of Esri's binary grids."""
 
 PLAIN = frozenset({".tif", ".tiff", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 """Suffixes of rasters for which GDAL reads a ``.txt`` or ``.xml`` only for the sensors below."""
@@ -104,9 +107,16 @@ def _named(vrt: str, look: Look | None) -> list[str]:
 
 
 def _files(name: str, start: str) -> list[str]:
-    """The file that a source names, or of which it names a part; both if both exist."""
+    """The file that a source names, or of which it names a part; both if both exist; of a folder all files in it."""
     places = (os.path.join(start, word) for word in parts_of(name) if word)  # noqa: PTH118 - keeps a leading ./
-    return [place for place in places if is_file(place)]
+    return [file for place in places for file in ([place] if is_file(place) else _files_in(place))]
+
+
+def _files_in(place: str) -> list[str]:
+    """The files of a folder that GDAL reads as a raster, where a chunk may change and nothing else; none of another."""
+    if not is_folder(place) or STORES.isdisjoint(os.listdir(place)):  # noqa: PTH208 - only names are needed
+        return []
+    return [str(file) for file in files_below(Path(place))]
 
 
 def is_same_input(

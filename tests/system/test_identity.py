@@ -319,7 +319,8 @@ def test_a_chunk_of_a_zarr_store_belongs_to_the_vrt_that_reads_it(named, run, tm
     copy(tmp_path / "a.tif", tmp_path / "a.zarr", driver="Zarr")
     source = named.format(tmp_path / "a.zarr").replace('"', "&quot;")
     band = (
-        f'<VRTRasterBand dataType="Byte" band="{{}}"><SimpleSource><SourceFilename relativeToVRT="0">{source}</SourceFilename>'
+        '<VRTRasterBand dataType="Byte" band="{}"><SimpleSource>'
+        f'<SourceFilename relativeToVRT="0">{source}</SourceFilename>'
         "<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
     )
     bands, (rows, cols) = "".join(map(band.format, (1, 2, 3))), SHAPE

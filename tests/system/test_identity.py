@@ -332,6 +332,20 @@ def test_a_chunk_of_a_zarr_store_belongs_to_the_vrt_that_reads_it(named, run, tm
     assert run("s.vrt") == []
 
 
+def test_a_header_of_raw_pixels_belongs_to_the_vrt_that_reads_them(run, tmp_path):
+    copy(scene(tmp_path / "a.tif"), tmp_path / "a.dat", driver="ENVI")
+    mosaic(tmp_path / "s.vrt", "a.dat")
+    assert run("s.vrt") == ["s"]
+    before = labels(tmp_path / "out" / "s.tif")
+    assert run("s.vrt") == []
+    header = tmp_path / "a.hdr"
+    text = header.read_text()
+    header.write_text(text.replace("interleave = bip", "interleave = bsq"))
+    assert header.read_text() != text
+    assert run("s.vrt") == ["s"]
+    assert (labels(tmp_path / "out" / "s.tif") != before).any()
+
+
 def test_a_source_of_a_vrt_is_opened_once_before_and_after_gdal_and_a_damaged_one_is_named(tmp_path, monkeypatch):
     scene(tmp_path / "a.tif", nodata=0)
     scene(tmp_path / "b.tif")

@@ -23,6 +23,9 @@ SURE = (".msk", ".aux.xml", ".ovr")
 STORES = frozenset({".zarray", ".zgroup", "zarr.json", "hdr.adf"})
 """Files by which a folder is a raster: Zarr's, and those of Esri's binary grids."""
 
+HEADERS = (".hdr", ".HDR", ".rdc", ".sgrd", ".blw", ".prj")
+"""Suffixes of files that describe raw pixels or grids: of ENVI and Esri, Idrisi, SAGA. The accepted formats have none."""
+
 PLAIN = frozenset({".tif", ".tiff", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 """Suffixes of rasters for which GDAL reads a ``.txt`` or ``.xml`` only for the sensors below."""
 
@@ -109,7 +112,15 @@ def _named(vrt: str, look: Look | None) -> list[str]:
 def _files(name: str, start: str) -> list[str]:
     """The file that a source names, or of which it names a part; both if both exist; of a folder all files in it."""
     places = (os.path.join(start, word) for word in parts_of(name) if word)  # noqa: PTH118 - keeps a leading ./
-    return [file for place in places for file in ([place] if is_file(place) else _files_in(place))]
+    return [file for place in places for file in (_with_headers(place) if is_file(place) else _files_in(place))]
+
+
+def _with_headers(file: str) -> list[str]:
+    """A source, and the files of its stem that describe it, where its format has such."""
+    stem, suffix = os.path.splitext(file)  # noqa: PTH122 - a VRT may have thousands
+    if suffix.lower() in PLAIN | {".vrt"}:
+        return [file]
+    return [file, *(name for end in HEADERS for name in (stem + end, file + end) if name != file and is_file(name))]
 
 
 def _files_in(place: str) -> list[str]:

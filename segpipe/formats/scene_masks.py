@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from segpipe.errors import InputError, SourceError, of_system
 from segpipe.formats.case import RASTER, SCENE, Case
-from segpipe.formats.identity import FolderListings, Identity, identities, unhidden
+from segpipe.formats.identity import FolderListings, Identity, identities, unhidden, world_files
 from segpipe.formats.listing import matched
 from segpipe.storage.existence import is_file, is_folder, is_there
 from segpipe.storage.paths import in_bucket, is_remote
@@ -175,11 +175,14 @@ def without_mask(
     """
     path = mask_of(case, mask)
     own = {listings.named(path + ending) for ending in BESIDE}
-    files = unhidden(files, own)
+    beside = {listings.named(file): file for file in (*(path + ending for ending in BESIDE), *world_files(path))}
+    files = unhidden(files, beside)
     theirs = [file for file in files if file["path"] in own]
     names = [file["path"] for file in theirs]
     if listings.named(path) not in names or identities(path, names, listings) != theirs:
         return None
+    if not is_remote(path) and any(is_file(beside[name]) for name in beside.keys() - {file["path"] for file in files}):
+        return None  # a sidecar file that was not there
     if mask.preset is not None and path in _in_product(case, mask.preset):
         return list(files)
     return [file for file in files if file["path"] not in own]

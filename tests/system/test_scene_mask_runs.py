@@ -148,6 +148,23 @@ def test_a_case_is_done_again_after_its_mask_or_the_values_changed(folder: Path)
     assert "2 done, 0 failed, 0 missing" in invoke(["status", "out"], folder).stdout
 
 
+@pytest.mark.parametrize("name", ["a_SCL.tif.aux.xml", "a_SCL.tif.msk", "a_SCL.tfw"])
+@pytest.mark.parametrize("more", [[], ["--case-name", "number"]], ids=["path", "number"])
+def test_a_case_is_done_again_after_its_mask_got_a_sidecar_file(folder: Path, name: str, more: list[str]) -> None:
+    assert "2 done, 0 done before" in run(folder, "--validity", "scl", *more).stdout
+    if name.endswith(".xml"):
+        moved = "<GeoTransform>500100,20,0,5400000,0,-20</GeoTransform>"
+        (folder / "in" / name).write_text(f"<PAMDataset><SRS>EPSG:32633</SRS>{moved}</PAMDataset>")
+    elif name.endswith(".msk"):
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(folder / "in" / "a_SCL.tif", "r+") as mask:
+            mask.write_mask(np.full(mask.shape, 255, np.uint8))
+    else:
+        (folder / "in" / name).write_text("20\n0\n0\n-20\n500010\n5399990\n")
+    assert (folder / "in" / name).is_file()
+    assert "1 done, 1 done before" in run(folder, "--validity", "scl", *more).stdout
+    assert "0 done, 2 done before" in run(folder, "--validity", "scl", *more).stdout
+
+
 def test_a_scene_without_its_mask_fails_alone(folder: Path) -> None:
     (folder / "in" / "a_SCL.tif").unlink()
     done = run(folder, "--validity", "scl", code=1)

@@ -11,7 +11,7 @@ from pyproj import Transformer
 from segpipe.geometry.extents import MARGIN, SAMPLES
 from segpipe.geometry.grid import Float
 from segpipe.geometry.ground import Ground
-from segpipe.geometry.reference import CrsFacts
+from segpipe.geometry.reference import CrsFacts, transformer
 from segpipe.geometry.windows import Window
 
 ALMOST = 1 - 1e-9
@@ -59,7 +59,7 @@ class PixelsOf:
 def to_pixels(ground: Ground, theirs: Ground, shape: tuple[int, ...]) -> PixelsOf:
     """The function from coordinates of a grid to pixels of another one of this shape."""
     own, other = ground.reference.crs, theirs.reference.crs
-    between = None if own.equals(other) else Transformer.from_crs(own, other, always_xy=True)
+    between = None if own.equals(other) else transformer(own, other)
     return PixelsOf(theirs, shape, between, turns=True)
 
 

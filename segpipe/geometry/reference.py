@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import rasterio.crs
@@ -122,6 +122,15 @@ class CrsFacts:
         except CRSError:
             return None
         return None if use is None else AreaOfUse(*use.bounds)
+
+
+@lru_cache(maxsize=256)
+def transformer(source: CRS, target: CRS) -> Transformer:
+    """From x and y, or longitudes and latitudes, in a CRS to those in another one.
+
+    It is kept for the next masks: PROJ takes up to 0.1 s to find one between two datums, such as from UTM to EPSG:3035.
+    """
+    return Transformer.from_crs(source, target, always_xy=True)
 
 
 def crs_name(crs: rasterio.crs.CRS | CRS) -> str:

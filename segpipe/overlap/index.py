@@ -15,11 +15,10 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 from numpy.typing import NDArray
-from pyproj import Transformer
 
 from segpipe.geometry.extents import SAMPLES
 from segpipe.geometry.raster_grid import RasterGrid
-from segpipe.geometry.reference import horizontal
+from segpipe.geometry.reference import horizontal, transformer
 
 SUFFIX = ".gti.gpkg"
 
@@ -164,7 +163,7 @@ def _ring(own: RasterGrid, grid: RasterGrid) -> Ring:
     t = own.transform
     x, y = t.a * points[:, 0] + t.b * points[:, 1] + t.c, t.d * points[:, 0] + t.e * points[:, 1] + t.f
     if not straight:
-        x, y = Transformer.from_crs(horizontal(own.crs), horizontal(grid.crs), always_xy=True).transform(x, y)
+        x, y = transformer(horizontal(own.crs), horizontal(grid.crs)).transform(x, y)
     ring = np.column_stack([x, y])
     ring = ring[np.isfinite(ring).all(axis=1)]
     return np.concatenate([ring, ring[:1]])

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from affine import Affine
-from pyproj import Transformer
 from rasterio.crs import CRS
 
 from segpipe.errors import OverlapError
@@ -14,7 +13,7 @@ from segpipe.geometry.extents import SAMPLES
 from segpipe.geometry.grid import Float
 from segpipe.geometry.lookup import wrap_length
 from segpipe.geometry.raster_grid import RasterGrid, parse_crs
-from segpipe.geometry.reference import CrsFacts, crs_name, horizontal
+from segpipe.geometry.reference import CrsFacts, crs_name, horizontal, transformer
 from segpipe.messages.printable import printable
 
 MOST_DRIFT = 1e-3
@@ -188,7 +187,7 @@ def _outline(grid: RasterGrid, crs: CRS) -> tuple[Float, Float]:
     x, y = t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f
     if not same:
         assert grid.crs is not None
-        x, y = Transformer.from_crs(horizontal(grid.crs), horizontal(crs), always_xy=True).transform(x, y)
+        x, y = transformer(horizontal(grid.crs), horizontal(crs)).transform(x, y)
     there = np.isfinite(x) & np.isfinite(y)
     if not there.any():
         raise OverlapError(f"--crs must be a CRS in which all masks have a place, got {crs_name(crs)}: name another")
@@ -228,7 +227,7 @@ def _pole_within(grid: RasterGrid, crs: CRS) -> float | None:
         return None
     geodetic = target.crs if target.is_plain else target.geodetic
     quarter = math.pi / 2 / (target.radians if target.is_plain else target.geodetic_radians)
-    between, inverse = Transformer.from_crs(geodetic, horizontal(grid.crs), always_xy=True), ~_transform(grid)
+    between, inverse = transformer(geodetic, horizontal(grid.crs)), ~_transform(grid)
     for pole in (-quarter, quarter):
         x, y = between.transform(0.0, pole)
         if math.isfinite(x) and math.isfinite(y):

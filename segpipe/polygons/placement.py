@@ -10,7 +10,7 @@ from pyproj import CRS, Transformer
 
 from segpipe.errors import InputError
 from segpipe.geometry.ground import Ground
-from segpipe.geometry.reference import CrsFacts
+from segpipe.geometry.reference import CrsFacts, transformer
 from segpipe.polygons.corners import Nodes
 from segpipe.vectors.placing import longest_edge
 from segpipe.vectors.surfaces import Shapes
@@ -37,11 +37,7 @@ class Placement:
     @cached_property
     def _between(self) -> Transformer | None:
         own = None if self.ground is None else self.ground.reference.crs
-        return (
-            None
-            if own is None or self.crs is None or own.equals(self.crs)
-            else Transformer.from_crs(own, self.crs, always_xy=True)
-        )
+        return None if own is None or self.crs is None or own.equals(self.crs) else transformer(own, self.crs)
 
     @cached_property
     def nodes(self) -> Nodes | None:

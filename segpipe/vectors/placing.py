@@ -15,7 +15,7 @@ from pyproj.enums import TransformDirection
 from segpipe.geometry.extents import SAMPLES
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.lookup import PixelsOf, wrap_length
-from segpipe.geometry.reference import EARTH_RADIUS, CrsFacts
+from segpipe.geometry.reference import EARTH_RADIUS, CrsFacts, transformer
 from segpipe.vectors.surfaces import SURFACES, Shapes, surfaces
 
 MARGIN = 0.02
@@ -130,7 +130,7 @@ def touches(shapes: Shapes, crs: CRS, ground: Ground, shape: tuple[int, ...]) ->
 
 
 def _between(zones: CrsFacts, grid: CrsFacts) -> Transformer:
-    return Transformer.from_crs(zones.crs, grid.crs, always_xy=True)
+    return transformer(zones.crs, grid.crs)
 
 
 def longest_edge(ground: Ground) -> float:

@@ -14,7 +14,7 @@ from segpipe.formats.raster.readback import same_crs
 from segpipe.formats.raster.source import RasterSource
 from segpipe.formats.source import Invalid
 from segpipe.geometry.raster_grid import RasterGrid
-from segpipe.geometry.reference import NowhereError, horizontal
+from segpipe.geometry.reference import NowhereError, horizontal, transformer
 from segpipe.geometry.windows import Window
 from segpipe.overrides import Overrides
 from segpipe.validity import Condition
@@ -142,7 +142,7 @@ class MaskPlacement:
         if grid.crs is None or own.crs is None or same_crs(grid.crs, own.crs):
             return None
         try:
-            return Transformer.from_crs(horizontal(grid.crs), horizontal(own.crs), always_xy=True)
+            return transformer(horizontal(grid.crs), horizontal(own.crs))
         except (NowhereError, ProjError) as error:
             raise SourceError(
                 f"{path} must be in the CRS of its scene, or one that converts to it, got {own} and {grid}: {error}"

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,7 +22,7 @@ from segpipe.results.records import records
 from segpipe.storage import Store
 from segpipe.storage.existence import is_folder
 from segpipe.storage.folder import Folder
-from segpipe.storage.lock import locked, sign_of
+from segpipe.storage.lock import locked
 from segpipe.storage.paths import in_bucket
 from segpipe.storage.places import store_at
 
@@ -60,7 +61,8 @@ def make_mosaic(output: str | os.PathLike[str], task: MosaicTask, planned: Plann
     _finished(store)  # refuse what is no run before a lock is written
     with environment(), locked(store) as killed:
         if killed:
-            _sweep(store, target)
+            store.sweep()
+            _sweep(target, name)
         cases = _finished(store)
         warn_of_lacking(store)
         _refuse_taken(target, name, {store.path(file) for case in cases for file in (case.mask, case.confidence) if file})
@@ -74,11 +76,11 @@ def make_mosaic(output: str | os.PathLike[str], task: MosaicTask, planned: Plann
     return list(_lines(plan, target, name))
 
 
-def _sweep(store: Store, target: Store) -> None:
-    """Remove what a killed mosaic, or run, has left: in the output, and beside the map unless another run writes there."""
-    store.sweep()
-    if sign_of(target) is None:
-        target.sweep()
+def _sweep(target: Store, name: str) -> None:
+    """Remove the drafts that a killed mosaic of this name has left; another run may be writing other maps to the folder."""
+    if isinstance(target, Folder):
+        stem = re.escape(PurePosixPath(name).stem)
+        target.sweep(re.compile(rf"\.([0-9a-f]{{12}}\.)?{stem}(\.\d+)?\.(draft|tiff?|gti\.gpkg)\.partial", re.IGNORECASE))
 
 
 def _warning(planned: Planned, target: Store, format_name: str) -> Planned:

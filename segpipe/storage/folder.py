@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -150,10 +151,17 @@ class Folder(Store):
             with suppress(OSError):
                 path.parent.rmdir()
 
-    def sweep(self) -> None:
+    def sweep(self, some: re.Pattern[str] | None = None) -> None:
+        """Remove the drafts left by processes that were stopped; with ``some``, only those of such a name."""
         with suppress(OSError, OutputError):
-            _check_own(self.root / DRAFTS)
-            shutil.rmtree(self.root / DRAFTS, ignore_errors=True)
+            drafts = self.root / DRAFTS
+            _check_own(drafts)
+            if some is None:
+                shutil.rmtree(drafts, ignore_errors=True)
+                return
+            for path in drafts.iterdir():
+                if some.fullmatch(path.name):
+                    remove(path)
 
     def tidy(self) -> None:
         """Remove the folder of drafts if it has no file: another process may write there."""

@@ -359,13 +359,16 @@ def test_a_killed_mosaic_leaves_no_half_map_and_the_next_makes_it(made: Path) ->
     assert (made / "map.gti.gpkg").exists()
 
 
-def test_what_a_killed_mosaic_left_is_removed_by_one_of_another_name(made: Path, tmp_path: Path) -> None:
+def test_the_next_map_of_a_name_replaces_a_killed_draft_and_leaves_those_of_others(made: Path, tmp_path: Path) -> None:
+    """Another run may be writing a map to the same folder."""
     drafted = "from segpipe.formats.raster import sink\nsink.HELD_BYTES = 0\n"
-    words = [sys.executable, "-c", drafted + KILLED.replace("map.tif", str(tmp_path / "other.tif"))]
+    words = [sys.executable, "-c", drafted + KILLED.replace("map.tif", str(tmp_path / "map.tif"))]
     assert subprocess.run(words, cwd=made, check=False).returncode == -signal.SIGKILL
     assert list((tmp_path / DRAFTS).iterdir())
+    (tmp_path / DRAFTS / "other.tif").write_bytes(b"of another run")
     assert mosaic(made, target=str(tmp_path / "map.tif")).returncode == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.gti.gpkg", "map.tif", "map.tif.aux.xml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [DRAFTS, "map.gti.gpkg", "map.tif", "map.tif.aux.xml"]
+    assert [path.name for path in (tmp_path / DRAFTS).iterdir()] == ["other.tif"]
 
 
 FEW_FILES = """

@@ -399,7 +399,7 @@ def test_keys_of_records_and_runs_are_listed_once(segpipe, tmp_path):
     record, run, _ = (re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`.*?) \|", part, re.MULTILINE)))
                       for part in text.split("\n## ")[1:])  # fmt: skip
     written = json.loads((tmp_path / "out" / "pirai.json").read_text())
-    assert sorted(record) == sorted([*written, "aoi", "lesions", "thumbnail", "uids"])
+    assert sorted(record) == sorted([*written, "aoi", "lesions", "thumbnail", "time", "uids"])
     assert sorted(run) == sorted([*json.loads((tmp_path / "out" / "run.json").read_text()), "outside"])
 
 

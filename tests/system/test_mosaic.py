@@ -251,7 +251,13 @@ def test_independent_classes_keep_their_bands(tmp_path: Path) -> None:
     assert (bands[:, :, 60:100][:, both] == own[:, :, 60:][:, both]).all()
 
 
-def test_a_map_in_a_bucket_of_masks_in_a_bucket(made: Path, tmp_path: Path, endpoint: Any) -> None:
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_map_in_a_bucket_of_masks_in_a_bucket(
+    sparse: bool, made: Path, tmp_path: Path, endpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if sparse:
+        monkeypatch.setattr("segpipe.formats.raster.sparse_sink.PLAIN_DRAFT_PIXELS", 0)
+        monkeypatch.setattr("segpipe.formats.raster.sparse_sink.SPARSE_SHARE", 2)
     endpoint.put_folder(made / "out", "run")
     done = mosaic(made, out="s3://scenes/run", target="s3://scenes/maps/map.tif")
     assert done.returncode == 0, done.stderr

@@ -50,7 +50,7 @@ def make_mosaic(output: str | os.PathLike[str], task: MosaicTask, planned: Plann
     Args:
         output: the folder of the run, or ``s3://bucket/prefix``.
         task: the map.
-        planned: hears of the size of the map before its pixels are read.
+        planned: called with the size of the map before its pixels are read.
 
     Raises:
         SegpipeError: the output is not of a run, or is in use; its masks do not make one map; or this cannot be written.
@@ -84,7 +84,7 @@ def _sweep(target: Store, name: str) -> None:
 
 
 def _warning(planned: Planned, target: Store, format_name: str) -> Planned:
-    """The same, after warnings about the size of the mosaic."""
+    """Wrap a callback so that warnings about the size of the mosaic come first."""
 
     def warn(forecast: Forecast) -> None:
         for line in size_warnings(forecast, target, format_name):

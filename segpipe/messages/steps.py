@@ -34,7 +34,7 @@ def steps_shown() -> Iterator[None]:
 
 
 def stepping(items: Collection[Item], doing: str) -> Iterator[Item]:
-    """The items, each counted on the bar once the next one is asked for; ``doing`` says what is done with them."""
+    """Yield the items, and advance the bar after each; ``doing`` is the description beside the bar."""
     if not _bars:
         yield from items
         return

@@ -139,7 +139,7 @@ class Forecast:
 
 
 Planned = Callable[[Forecast], None]
-"""Hears of the size of a mosaic before its pixels are read."""
+"""Callback that receives the size of a mosaic before its pixels are read."""
 
 
 def write_mosaic(output: Store, plan: MosaicPlan, target: Store, name: str, planned: Planned = lambda _: None) -> list[str]:

@@ -126,7 +126,7 @@ def _placed_cases(store: Store, records: Sequence[Record]) -> list[_Placed]:
 
 
 def _tell_pixels(placed: Sequence[tuple[_Placed, str]]) -> None:
-    """Warn if coordinates are pixels although a case has some georeferencing; of plain pictures nobody expects another."""
+    """Warn if coordinates are pixels although a case has some georeferencing; plain pictures need no warning."""
     named = [(case.record.case, reason) for case, reason in placed if reason != NO_PLACE]
     if named:
         case, reason = named[0]

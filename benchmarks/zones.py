@@ -70,11 +70,11 @@ def make_fields(size: int, count: int) -> Path:
 def ours(mask: Path, fields: Path) -> None:
     """What ``segpipe zones`` does with a mask."""
     from segpipe.formats.registry import FORMATS, RASTER
+    from segpipe.results.zones.case import measured
+    from segpipe.results.zones.polygons import read_zones
+    from segpipe.results.zones.table import ZoneTotals, write_zones
     from segpipe.storage.folder import Folder
     from segpipe.vectors.file import Selection
-    from segpipe.zones.case import measured
-    from segpipe.zones.polygons import read_zones
-    from segpipe.zones.table import ZoneTotals, write_zones
 
     zones, classes = read_zones(Selection(fields, None, "plot")), tuple((k, f"class{k}") for k in range(CLASSES))
     totals, open_mask = ZoneTotals.empty(zones, classes), FORMATS[RASTER].open_mask

@@ -12,8 +12,8 @@ from rasterio.crs import CRS
 
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.windows import Window
+from segpipe.results.zones.polygons import Zones, read_zones
 from segpipe.vectors.file import Selection
-from segpipe.zones.polygons import Zones, read_zones
 
 geopandas: Any = Later("geopandas")
 

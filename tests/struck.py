@@ -26,7 +26,7 @@ from typing import Any
 HEAVY = (
     "segpipe.cli segpipe.commands.run segpipe.commands.tune segpipe.commands.inspect segpipe.commands.export.attach "
     "segpipe.terminal.progress segpipe.terminal.profile segpipe.terminal.plan segpipe.terminal.chosen "
-    "segpipe.terminal.state segpipe.terminal.exported segpipe.terminal.journal segpipe.jobs.launch segpipe.jobs.trial "
+    "segpipe.terminal.state segpipe.export.show segpipe.terminal.journal segpipe.jobs.launch segpipe.jobs.trial "
     "segpipe.tune.measure segpipe.tune.show segpipe.export.attach segpipe.inspect.file segpipe.inspect.show "
     "segpipe.formats.dicom.sink segpipe.storage.bucket segpipe.commands.status segpipe.api.running "
     "segpipe.process.isolation segpipe.process.interruption segpipe.formats.raster.sink rasterio.shutil numpy.ma "

@@ -25,7 +25,7 @@ from segpipe.geometry.windows import Window
 from segpipe.jobs.last_run import finished_records, lacking
 from segpipe.messages.printable import first_few, printable
 from segpipe.messages.steps import stepping
-from segpipe.overlap.finished import classes_of as named_classes
+from segpipe.results.overlap.finished import classes_of as named_classes
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.existence import files_below, is_file, is_folder

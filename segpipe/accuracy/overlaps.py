@@ -10,7 +10,7 @@ from segpipe.geometry.grid import Grid
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.lookup import common, to_pixels
 from segpipe.geometry.raster_grid import ground_of
-from segpipe.overlap.shared import place_of
+from segpipe.results.overlap.shared import place_of
 
 POINTS = 200
 """Along each axis of the part of a case in which another one may lie."""

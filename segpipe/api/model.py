@@ -11,9 +11,6 @@ import numpy as np
 
 from segpipe.api.arrays import NAME, checked
 from segpipe.api.labels import LabelMetadata, Labels
-from segpipe.cleaning.cleaner import Form
-from segpipe.cleaning.rule import Cleaning
-from segpipe.cleaning.stage import cleaned_arrays
 from segpipe.contract import Contract
 from segpipe.errors import DeviceError, SettingsError
 from segpipe.formats.case import Case
@@ -29,6 +26,9 @@ from segpipe.pipeline.model_check import try_out
 from segpipe.pipeline.read import Reading
 from segpipe.pipeline.run import segmented
 from segpipe.process.machine import processors
+from segpipe.results.cleaning.cleaner import Form
+from segpipe.results.cleaning.rule import Cleaning
+from segpipe.results.cleaning.stage import cleaned_arrays
 from segpipe.settings import Settings, load_settings
 
 SETTINGS = (

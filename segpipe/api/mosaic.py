@@ -13,11 +13,11 @@ from segpipe.choices import OverlapRule
 from segpipe.errors import OutputError, SettingsError
 from segpipe.formats.registry import FORMATS, RASTER, environment
 from segpipe.jobs.last_run import warn_of_lacking
-from segpipe.overlap.finished import FinishedCase
-from segpipe.overlap.index import SUFFIX, IndexedMask, is_possible, write_index
-from segpipe.overlap.mosaic import Forecast, MosaicPlan, Planned, plan_mosaic, write_mosaic
-from segpipe.overlap.mosaic_grid import GridRequest
 from segpipe.process.environment import clean_environment
+from segpipe.results.overlap.finished import FinishedCase
+from segpipe.results.overlap.index import SUFFIX, IndexedMask, is_possible, write_index
+from segpipe.results.overlap.mosaic import Forecast, MosaicPlan, Planned, plan_mosaic, write_mosaic
+from segpipe.results.overlap.mosaic_grid import GridRequest
 from segpipe.results.records import records
 from segpipe.storage import Store
 from segpipe.storage.existence import is_folder

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from segpipe.formats.registry import FORMATS
 from segpipe.formats.sink import OVERVIEWS
 from segpipe.jobs.disk import MASK_SHARE, free_at
-from segpipe.overlap.mosaic import Forecast
 from segpipe.pipeline.memory import in_words
+from segpipe.results.overlap.mosaic import Forecast
 from segpipe.storage import Store
 from segpipe.storage.folder import Folder
 

@@ -16,9 +16,9 @@ from segpipe.jobs.last_run import done_names, last_run
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.summary import Summary
 from segpipe.messages.printable import and_more, printable
-from segpipe.overlap.totals import run_totals
 from segpipe.process.environment import clean_environment
 from segpipe.results.masks import mask_name
+from segpipe.results.overlap.totals import run_totals
 from segpipe.results.records import finished_record
 from segpipe.results.schema import Record
 from segpipe.results.totals import UNITS, StatedTotals, Totals

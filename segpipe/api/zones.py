@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from segpipe.api.results import masked_cases
 from segpipe.jobs.last_run import warn_of_lacking
 from segpipe.process.environment import clean_environment
+from segpipe.results.zones.stage import ZonesTask, make_tables, read_and_check
 from segpipe.storage import Store
 from segpipe.storage.lock import locked
 from segpipe.storage.ownership import ZONES
 from segpipe.storage.places import store_at
-from segpipe.zones.stage import ZonesTask, make_tables, read_and_check
 
 
 def measure_zones(output: str | os.PathLike[str], task: ZonesTask) -> list[str]:

@@ -28,8 +28,8 @@ def mosaic(run_output: str, output: str, overlap_rule: OverlapRule, crs: str | N
     """
     from segpipe.api.mosaic import MosaicTask, make_mosaic
     from segpipe.api.mosaic_size import size_lines
-    from segpipe.overlap.mosaic import Forecast
-    from segpipe.overlap.mosaic_grid import GridRequest
+    from segpipe.results.overlap.mosaic import Forecast
+    from segpipe.results.overlap.mosaic_grid import GridRequest
 
     log_to_stderr()
     task = MosaicTask(output, overlap_rule, GridRequest(crs, resolution))

@@ -31,8 +31,8 @@ def zones(output: str, zones: Path, zones_out: Path | None, **flags: Any) -> int
     A polygon over several cases is one row. Ground that cases share counts once.
     """
     from segpipe.api.zones import measure_zones
+    from segpipe.results.zones.stage import ZonesTask
     from segpipe.vectors.file import Selection
-    from segpipe.zones.stage import ZonesTask
 
     log_to_stderr()
     task = ZonesTask(Selection(zones, flags["zones_layer"], flags["zone_id"]), zones_out, flags["overlap_rule"])

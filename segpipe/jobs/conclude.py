@@ -9,16 +9,16 @@ from segpipe.jobs.case_states import CaseState, CaseStates
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.summary import Summary
 from segpipe.jobs.tasks import Halt, HaltedError
-from segpipe.overlap.totals import run_totals
 from segpipe.results.done import done_cases
+from segpipe.results.overlap.totals import run_totals
 from segpipe.results.parts import FOLDER, forget_parts, has_parts, parts_folder
 from segpipe.results.tables import area_columns, lesion_columns, write_areas, write_audit, write_doubtful, write_lesions
 from segpipe.results.totals import ADDED_UP
+from segpipe.results.zones.stage import ZonesTask, make_tables
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
 from segpipe.storage.ownership import DOUBTFUL, LESIONS, ZONES, forget_table
 from segpipe.storage.retry import persistently
-from segpipe.zones.stage import ZonesTask, make_tables
 
 LOG = logging.getLogger("segpipe")
 

@@ -30,14 +30,14 @@ from segpipe.process.environment import clean_environment
 from segpipe.process.machine import processors
 from segpipe.results.refused import storable, without_reserved
 from segpipe.results.run import Run
+from segpipe.results.zones.polygons import Zones
+from segpipe.results.zones.stage import ZonesTask, check_place, read_and_check
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.ownership import DOUBTFUL, LESIONS, TABLES, refuse_foreign
 from segpipe.timing.spans import begin, span
 from segpipe.vectors.area import Area, read_area
 from segpipe.vectors.file import Selection
-from segpipe.zones.polygons import Zones
-from segpipe.zones.stage import ZonesTask, check_place, read_and_check
 
 LOG = logging.getLogger("segpipe")
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from segpipe.cleaning.stage import cleaning_bytes
 from segpipe.formats.registry import FORMATS
 from segpipe.jobs.planned import Plan, PlannedCase
 from segpipe.network.device import gpus
@@ -14,6 +13,7 @@ from segpipe.pipeline.memory import (
     usual_memory,
     worker_bytes,
 )
+from segpipe.results.cleaning.stage import cleaning_bytes
 from segpipe.results.run import Run
 
 

@@ -10,14 +10,14 @@ from segpipe.errors import InputError, OutputError
 from segpipe.formats.registry import OpenMask
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.windows import Window
-from segpipe.overlap.finished import Classes, are_independent
-from segpipe.overlap.shared import Shared
 from segpipe.polygons.corners import Nodes
 from segpipe.polygons.placement import OTHER_CRS, Placement
 from segpipe.polygons.regions import FinishedRegions, MaskRegions, MaskRows, RegionTable
 from segpipe.polygons.rings import rings_of
 from segpipe.polygons.rule import Rule
 from segpipe.polygons.simplified import Coverage
+from segpipe.results.overlap.finished import Classes, are_independent
+from segpipe.results.overlap.shared import Shared
 from segpipe.vectors.surfaces import Shapes
 
 STRIP = 2**20

@@ -16,10 +16,10 @@ from pyproj import CRS
 from segpipe.errors import OutputError, SegpipeError, SettingsError
 from segpipe.geometry.grid import M2_PER_HA
 from segpipe.messages.printable import one_row
-from segpipe.overlap.finished import Classes
 from segpipe.pipeline.decision import CONFIDENCE_TOP
 from segpipe.polygons.case import Features
 from segpipe.polygons.geojson import columns_of, write_geojson
+from segpipe.results.overlap.finished import Classes
 from segpipe.storage.existence import is_taken
 from segpipe.storage.files import commit, draft_name
 from segpipe.vectors.file import DRIVERS, PARQUET, check_target, writing_errors

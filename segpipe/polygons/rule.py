@@ -11,8 +11,8 @@ from segpipe.errors import SettingsError
 from segpipe.geometry.grid import M2_PER_HA
 from segpipe.messages.names import Names
 from segpipe.messages.printable import printable
-from segpipe.overlap.finished import Classes
 from segpipe.polygons.regions import RegionTable
+from segpipe.results.overlap.finished import Classes
 
 UNITS = {"ha": M2_PER_HA, "m2": 1.0, "px": None}
 """Square metres per unit of ``--min-area``; None: pixels."""

@@ -17,13 +17,13 @@ from segpipe.geometry.reference import NowhereError, crs_name, horizontal
 from segpipe.jobs.last_run import finished_records, warn_of_lacking
 from segpipe.messages.printable import printable
 from segpipe.messages.steps import stepping
-from segpipe.overlap.finished import CaseNeighbours, FinishedCase, extent_of, opened, shared_with
-from segpipe.overlap.order import Neighbourhood
 from segpipe.polygons.case import CaseMask, Unwritten, features_of
 from segpipe.polygons.file import CaseRows, VectorFile, check_path, write
 from segpipe.polygons.placement import Placement
 from segpipe.polygons.rule import Minimum, Rule, chosen
 from segpipe.results.masks import mask_name
+from segpipe.results.overlap.finished import CaseNeighbours, FinishedCase, extent_of, opened, shared_with
+from segpipe.results.overlap.order import Neighbourhood
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.files import reading_errors

@@ -10,8 +10,6 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.cleaning.cleaner import Form
-from segpipe.cleaning.stage import NamedGrid, Uncleaned
 from segpipe.errors import DamagedPartError, OutputError, SourceError, on_failure
 from segpipe.formats.case import Case
 from segpipe.formats.identity import FolderListings, identities
@@ -25,6 +23,8 @@ from segpipe.pipeline.opening import CHANGED, CaseInfo
 from segpipe.results.boxes import BoxSink, read_boxes
 from segpipe.results.case_record import WrittenFiles, record_of, shown_scene
 from segpipe.results.class_files import ClassFile, FinishedMask, Written, class_files, write_class_files
+from segpipe.results.cleaning.cleaner import Form
+from segpipe.results.cleaning.stage import NamedGrid, Uncleaned
 from segpipe.results.lesion_rule import INSTANCES
 from segpipe.results.mask_style import confidence_style, instance_style, legend, mask_style, segments
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally

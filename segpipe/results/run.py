@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-from segpipe.cleaning.rule import Cleaning
 from segpipe.formats.banded import bands_from
 from segpipe.formats.case import Case, CaseSelection
 from segpipe.formats.channels import channels_of
@@ -10,6 +9,7 @@ from segpipe.formats.registry import FORMATS
 from segpipe.formats.sink import Derived
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
+from segpipe.results.cleaning.rule import Cleaning
 from segpipe.results.lesion_rule import LesionRule, rule_of
 from segpipe.results.schema import Values
 from segpipe.settings import Settings

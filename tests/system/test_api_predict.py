@@ -18,9 +18,9 @@ from volumes import write
 import segpipe
 from segpipe.api.arrays import ArraySource
 from segpipe.api.labels import Labels
-from segpipe.cleaning import stage
 from segpipe.errors import DeviceError, ModelError, SettingsError, SourceError
 from segpipe.geometry.windows import Window
+from segpipe.results.cleaning import stage
 
 RNG = np.random.default_rng(0)
 

@@ -19,13 +19,13 @@ from rasterio.features import sieve as gdal_sieve
 from scipy import ndimage
 from test_sieve import brute
 
-from segpipe.cleaning import stage
-from segpipe.cleaning.majority import majority
-from segpipe.cleaning.plane_file import PlaneFile
-from segpipe.cleaning.rule import Cleaning, ElementSizes
 from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.quantity import Quantity
 from segpipe.geometry.windows import Window
+from segpipe.results.cleaning import stage
+from segpipe.results.cleaning.majority import majority
+from segpipe.results.cleaning.plane_file import PlaneFile
+from segpipe.results.cleaning.rule import Cleaning, ElementSizes
 from segpipe.storage.folder import Folder
 
 SHAPE = (150, 170)

@@ -21,8 +21,8 @@ from rio_cogeo.cogeo import cog_validate
 from segpipe.formats.raster.sparse_sink import SparseSink
 from segpipe.geometry.windows import Window
 from segpipe.jobs.disk import Free
-from segpipe.overlap import mask_cache
-from segpipe.overlap import mosaic as joining
+from segpipe.results.overlap import mask_cache
+from segpipe.results.overlap import mosaic as joining
 from segpipe.storage.folder import DRAFTS, Folder
 from segpipe.storage.places import store_at
 

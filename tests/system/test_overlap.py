@@ -21,8 +21,8 @@ from pyproj import Transformer
 import segpipe
 from segpipe.formats.raster.mask import RasterMask
 from segpipe.geometry.windows import Window
-from segpipe.overlap import doubled, order
-from segpipe.overlap.doubled import FOLDER
+from segpipe.results.overlap import doubled, order
+from segpipe.results.overlap.doubled import FOLDER
 from segpipe.storage.places import store_at
 
 NAMES = ("class0", "class1", "class2")
@@ -119,8 +119,8 @@ def test_scenes_that_share_nothing_have_the_sums_of_the_table_and_nothing_is_rea
     def never(*arguments: Any) -> Any:
         raise AssertionError(arguments)
 
-    monkeypatch.setattr("segpipe.overlap.totals.doubled_of", never)
-    monkeypatch.setattr("segpipe.overlap.finished.opened", never)
+    monkeypatch.setattr("segpipe.results.overlap.totals.doubled_of", never)
+    monkeypatch.setattr("segpipe.results.overlap.finished.opened", never)
     done = run(tmp_path, "--overlap-rule", "newest")  # without a date
     assert done.returncode == 0, done.stderr
     assert counted(tmp_path) == sums(tmp_path)
@@ -246,7 +246,7 @@ def test_pictures_and_volumes_cost_nothing(tmp_path: Path, monkeypatch: pytest.M
     for name in ("p.png", "q.png"):
         with rasterio.open(tmp_path / "in" / name, "w", driver="PNG", width=50, height=40, count=3, dtype="uint8") as file:
             file.write(pixels)
-    monkeypatch.setattr("segpipe.overlap.totals.doubled_of", None)
+    monkeypatch.setattr("segpipe.results.overlap.totals.doubled_of", None)
     assert run(tmp_path).returncode == 0
     assert totals(tmp_path)["measured"] is False
     assert totals(tmp_path)["classes"]["class0"]["pixels"] == sums_of_pixels(tmp_path)["class0"]
@@ -319,7 +319,7 @@ def test_a_damaged_neighbour_is_an_error_and_nothing_is_lost(folder: Path) -> No
 
 KILLED = """
 import os, signal
-from segpipe.overlap import totals
+from segpipe.results.overlap import totals
 found = totals.doubled_of
 def kept(*arguments):
     found(*arguments)

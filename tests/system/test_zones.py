@@ -24,15 +24,15 @@ from command import invoke
 from fields import UTM, ArrayMask, square, write_fields
 from networks import pixelwise
 
+from segpipe.results.zones import stage
+from segpipe.results.zones.case import measured
+from segpipe.results.zones.finished import FOLDER
+from segpipe.results.zones.polygons import read_zones
+from segpipe.results.zones.writing import RESERVED
 from segpipe.storage.lock import locked
 from segpipe.storage.places import store_at
 from segpipe.vectors.file import DRIVERS, Selection
 from segpipe.vectors.placing import place
-from segpipe.zones import stage
-from segpipe.zones.case import measured
-from segpipe.zones.finished import FOLDER
-from segpipe.zones.polygons import read_zones
-from segpipe.zones.writing import RESERVED
 
 NAMES = ("class0", "class1", "class2")
 EAST = UTM * Affine.translation(100, 0)
@@ -165,7 +165,7 @@ def test_what_was_measured_is_not_measured_again(finished: Path, monkeypatch: py
         seen.append(arguments[-1])
         return measured(*arguments)
 
-    monkeypatch.setattr("segpipe.zones.finished.measured", counted)
+    monkeypatch.setattr("segpipe.results.zones.finished.measured", counted)
     assert zones(finished).returncode == 0
     assert seen == []
     assert (finished / "out" / "zones.csv").read_bytes() == data
@@ -183,7 +183,7 @@ def test_a_killed_write_leaves_no_table(finished: Path, monkeypatch: pytest.Monk
     def stopped(*arguments: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("segpipe.zones.table.ZoneTotals.rows", stopped)
+    monkeypatch.setattr("segpipe.results.zones.table.ZoneTotals.rows", stopped)
     assert zones(finished).returncode == 75
     assert not (finished / "out" / "zones.csv").exists()
     monkeypatch.undo()
@@ -192,7 +192,7 @@ def test_a_killed_write_leaves_no_table(finished: Path, monkeypatch: pytest.Monk
 
 KILLED = """
 import os, signal
-from segpipe.zones import finished
+from segpipe.results.zones import finished
 keep = finished._keep
 def kept(*arguments):
     keep(*arguments)
@@ -210,7 +210,7 @@ def test_a_killed_process_leaves_no_half_table_and_the_next_goes_on(finished: Pa
     assert not (finished / "out" / "zones.csv").exists()
     assert len(list((finished / "out" / FOLDER).iterdir())) == 1
     seen: list[Any] = []
-    monkeypatch.setattr("segpipe.zones.finished.measured", lambda *all_: seen.append(all_) or measured(*all_))
+    monkeypatch.setattr("segpipe.results.zones.finished.measured", lambda *all_: seen.append(all_) or measured(*all_))
     again = zones(finished)
     assert again.returncode == 0, again.stderr
     assert len(seen) == 1
@@ -456,7 +456,7 @@ def test_an_unforeseen_error_is_one_line_and_the_masks_stay(folder: Path, monkey
     def broken(*_: Any) -> Any:
         raise shapely.errors.GEOSException("TopologyException")
 
-    monkeypatch.setattr("segpipe.zones.finished.measured", broken)
+    monkeypatch.setattr("segpipe.results.zones.finished.measured", broken)
     done = run(folder, "--zones", "fields.gpkg")
     assert done.returncode == 1
     assert "error: out/a failed in a way that segpipe does not know: GEOSException: TopologyException" in done.stderr

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from rasterio.features import sieve as gdal_sieve
 
-from segpipe.cleaning.cleaner import ArrayPlanes, Cleaner, Form
-from segpipe.cleaning.rule import Cleaning, ElementSizes
 from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.quantity import Quantity
+from segpipe.results.cleaning.cleaner import ArrayPlanes, Cleaner, Form
+from segpipe.results.cleaning.rule import Cleaning, ElementSizes
 
 SHAPE, NODATA = (40, 50), 255
 LABELS = np.random.default_rng(0).integers(0, 3, (2, *SHAPE)).astype(np.uint8)

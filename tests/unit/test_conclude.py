@@ -106,7 +106,7 @@ def dates(raster: Callable[..., Path], tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("last", ["segpipe.overlap.totals.doubled_of", "segpipe.zones.stage.zones_of_case"])
+@pytest.mark.parametrize("last", ["segpipe.results.overlap.totals.doubled_of", "segpipe.results.zones.stage.zones_of_case"])
 def test_what_reads_masks_again_ends_when_the_run_is_halted_and_the_next_run_writes_it(
     last: str, dates: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from segpipe.overlap.dates import acquired, time_in
+from segpipe.results.overlap.dates import acquired, time_in
 from segpipe.results.schema import Amount, Record, RecordedInput, RecordedModel
 
 NAMES = {

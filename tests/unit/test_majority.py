@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from segpipe.cleaning.majority import majority
+from segpipe.results.cleaning.majority import majority
 
 
 def test_by_hand():

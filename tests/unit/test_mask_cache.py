@@ -10,9 +10,9 @@ from test_zones_overlap import noise
 
 from segpipe.geometry.raster_grid import ground_of
 from segpipe.geometry.windows import Window
-from segpipe.overlap import mask_cache
-from segpipe.overlap.mask_cache import CachedMask, MaskCache
-from segpipe.overlap.shared import Neighbour, Shared
+from segpipe.results.overlap import mask_cache
+from segpipe.results.overlap.mask_cache import CachedMask, MaskCache
+from segpipe.results.overlap.shared import Neighbour, Shared
 
 SHAPE = (40, 50)
 WHOLE = Window((0, 0), SHAPE)

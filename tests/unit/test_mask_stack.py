@@ -13,10 +13,10 @@ from fields import UTM, ArrayMask
 from segpipe.errors import OutputError
 from segpipe.geometry.raster_grid import ground_of
 from segpipe.geometry.windows import Window
-from segpipe.overlap import decisions, mask_stack
-from segpipe.overlap.decisions import Decisions
-from segpipe.overlap.mask_stack import MaskStack
-from segpipe.overlap.shared import Neighbour, Shared
+from segpipe.results.overlap import decisions, mask_stack
+from segpipe.results.overlap.decisions import Decisions
+from segpipe.results.overlap.mask_stack import MaskStack
+from segpipe.results.overlap.shared import Neighbour, Shared
 
 SHAPE = (23, 31)
 WHOLE = Window((0, 0), SHAPE)

@@ -14,7 +14,7 @@ from segpipe.errors import OverlapError
 from segpipe.geometry.lookup import common
 from segpipe.geometry.raster_grid import RasterGrid, ground_of
 from segpipe.geometry.reference import transformer
-from segpipe.overlap.mosaic_grid import GridRequest, mosaic_grid
+from segpipe.results.overlap.mosaic_grid import GridRequest, mosaic_grid
 
 
 def grid(transform: Affine, crs: str = "EPSG:32633", shape: tuple[int, int] = (80, 100)) -> RasterGrid:

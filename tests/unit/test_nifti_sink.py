@@ -22,10 +22,10 @@ from segpipe.formats.nifti.header import read_volume
 from segpipe.formats.nifti.sink import NiftiSink, is_own_volume, template_of
 from segpipe.formats.sink import Target
 from segpipe.formats.style import Style
-from segpipe.formats.volume.draft import Draft
 from segpipe.formats.volume.sink import _pack, _same_place
 from segpipe.geometry.voxel_grid import VoxelGrid, matrix_rows, turned_to
 from segpipe.geometry.windows import Window
+from segpipe.storage.draft import Draft
 from segpipe.storage.folder import Folder
 from segpipe.storage.retry import is_passing
 

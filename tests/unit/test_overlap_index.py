@@ -11,8 +11,8 @@ from fields import UTM
 from rasterio.crs import CRS
 
 from segpipe.geometry.raster_grid import RasterGrid
-from segpipe.overlap import index
-from segpipe.overlap.index import IndexedMask, is_possible, write_index
+from segpipe.results.overlap import index
+from segpipe.results.overlap.index import IndexedMask, is_possible, write_index
 
 FRAME = RasterGrid((80, 200), CRS.from_epsg(32633), UTM)
 ZONE_34 = RasterGrid((80, 100), CRS.from_epsg(32634), Affine(10, 0, 60_053, 0, -10, 5_417_000))

@@ -12,9 +12,9 @@ from rasterio.crs import CRS
 from segpipe.errors import OverlapError
 from segpipe.geometry.extents import extent
 from segpipe.geometry.raster_grid import RasterGrid, ground_of
-from segpipe.overlap.dates import Acquired
-from segpipe.overlap.finished import FinishedCase
-from segpipe.overlap.order import Neighbourhood
+from segpipe.results.overlap.dates import Acquired
+from segpipe.results.overlap.finished import FinishedCase
+from segpipe.results.overlap.order import Neighbourhood
 from segpipe.storage.folder import Folder
 
 OUT = Folder(Path("out"))

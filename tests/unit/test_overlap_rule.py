@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from segpipe.overlap.rule import Observation, goes_before
+from segpipe.results.overlap.rule import Observation, goes_before
 
 
 def sights(seed: int, masks: int, *, confidence: bool) -> list[Observation]:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from rasterio.features import sieve as gdal_sieve
 from scipy import ndimage
 
-from segpipe.cleaning.regions import Regions, connected
-from segpipe.cleaning.sieve import Sieve, follow
+from segpipe.results.cleaning.regions import Regions, connected
+from segpipe.results.cleaning.sieve import Sieve, follow
 
 NODATA = 255
 

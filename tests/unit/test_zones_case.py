@@ -14,7 +14,7 @@ from segpipe.geometry.raster_grid import NoGroundError
 from segpipe.geometry.windows import Window
 from segpipe.results.areas import Areas
 from segpipe.results.statistics import Box
-from segpipe.zones.case import measured
+from segpipe.results.zones.case import measured
 
 CLASSES = ((0, "water"), (1, "wheat"), (2, "maize"))
 LABELS = [[0, 1, 2], [1, 1, 255], [0, 0, 2]]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import shapely
 
-from segpipe.zones.coverage import Boxes, Edges, coverage
+from segpipe.results.zones.coverage import Boxes, Edges, coverage
 
 ROWS, COLS = 24, 31
 

@@ -9,9 +9,9 @@ from fields import UTM, ArrayMask, fields, square
 from segpipe.geometry.extents import extent, meeting
 from segpipe.geometry.raster_grid import ground_of
 from segpipe.geometry.windows import Window
-from segpipe.overlap import shared
-from segpipe.overlap.shared import Neighbour, Shared
-from segpipe.zones.case import measured
+from segpipe.results.overlap import shared
+from segpipe.results.overlap.shared import Neighbour, Shared
+from segpipe.results.zones.case import measured
 
 CLASSES = ((0, "water"), (1, "wheat"), (2, "maize"))
 

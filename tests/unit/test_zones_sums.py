@@ -7,8 +7,8 @@ from fields import ArrayMask
 
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.grid import UniformMeasure
-from segpipe.zones import sums
-from segpipe.zones.sums import ForeignLabelError, MeasuredMask, measure
+from segpipe.results.zones import sums
+from segpipe.results.zones.sums import ForeignLabelError, MeasuredMask, measure
 
 
 def cells(shape, size=100.0):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from segpipe.zones.table import FIRST, columns_of
+from segpipe.results.zones.table import FIRST, columns_of
 
 
 @pytest.mark.parametrize(

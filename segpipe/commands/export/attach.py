@@ -34,7 +34,7 @@ def attach(model: Path, contract: Path | None, output: Path | None, kind: "Kind 
 
     With --from, network and contract come from MODEL, a folder or zip with a description.
     """
-    from segpipe.terminal.exported import print_attached
+    from segpipe.export.show import print_attached
 
     attached = (
         _plain(model, contract, output, choices) if kind is None else _described(kind, model, contract, output, choices)

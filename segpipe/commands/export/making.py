@@ -28,7 +28,7 @@ def print_made(load: Callable[[], Make], extra: str, *, verbose: bool) -> int:
         ExportError: a package is missing, or a network cannot be exported.
     """
     from segpipe.export.quiet import quiet
-    from segpipe.terminal.exported import print_export
+    from segpipe.export.show import print_export
 
     try:
         make = load()

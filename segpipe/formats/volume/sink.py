@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from segpipe.errors import OutputError, SourceError, on_failure
 from segpipe.formats.sink import Target
-from segpipe.formats.volume.draft import CHUNK, Draft
 from segpipe.formats.volume.file import Volume, opened, source_errors
 from segpipe.formats.volume.slabs import MASK_SLAB, SlabWriter, slab_width
 from segpipe.formats.volume.voxels import Voxels
 from segpipe.geometry.voxel_grid import VoxelGrid, furthest_apart
 from segpipe.geometry.windows import Window
 from segpipe.storage import Store
+from segpipe.storage.draft import CHUNK, Draft
 from segpipe.storage.files import output_errors
 from segpipe.storage.retry import is_passing
 

@@ -17,21 +17,21 @@ from segpipe.geometry.ground import Ground
 from segpipe.geometry.raster_grid import NoGroundError, ground_of
 from segpipe.messages.printable import printable
 from segpipe.messages.steps import stepping
-from segpipe.overlap.finished import Classes, FinishedCase, extent_of
-from segpipe.overlap.mask_stack import MOST_KEPT
-from segpipe.overlap.order import Neighbourhood
 from segpipe.overrides import Overrides
+from segpipe.results.overlap.finished import Classes, FinishedCase, extent_of
+from segpipe.results.overlap.mask_stack import MOST_KEPT
+from segpipe.results.overlap.order import Neighbourhood
 from segpipe.results.records import records
+from segpipe.results.zones.case import CaseZones
+from segpipe.results.zones.finished import zones_of_case
+from segpipe.results.zones.polygons import Zones, read_zones
+from segpipe.results.zones.table import ZoneTotals, write_zones
+from segpipe.results.zones.writing import check_zones_out, write_polygons
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.ownership import ZONES, refuse_foreign
 from segpipe.vectors.file import Selection, listed
 from segpipe.vectors.placing import touches
-from segpipe.zones.case import CaseZones
-from segpipe.zones.finished import zones_of_case
-from segpipe.zones.polygons import Zones, read_zones
-from segpipe.zones.table import ZoneTotals, write_zones
-from segpipe.zones.writing import check_zones_out, write_polygons
 
 LOG = logging.getLogger("segpipe")
 

@@ -13,11 +13,11 @@ from segpipe.geometry.extents import extent
 from segpipe.geometry.grid import Float, Grid
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.raster_grid import NoGroundError, RasterGrid, ground_of, stated_grid
-from segpipe.overlap.dates import Acquired, acquired
-from segpipe.overlap.mask_cache import CachedMask, MaskCache
-from segpipe.overlap.mask_stack import MaskStack
-from segpipe.overlap.shared import Neighbour, Shared
 from segpipe.results.masks import mask_name
+from segpipe.results.overlap.dates import Acquired, acquired
+from segpipe.results.overlap.mask_cache import CachedMask, MaskCache
+from segpipe.results.overlap.mask_stack import MaskStack
+from segpipe.results.overlap.shared import Neighbour, Shared
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.files import reading_errors

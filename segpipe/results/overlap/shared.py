@@ -11,9 +11,9 @@ from segpipe.formats.registry import OpenMask
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.lookup import Hits, Lookup, common
 from segpipe.geometry.windows import Window
-from segpipe.overlap.mask_cache import CachedMask
-from segpipe.overlap.mask_stack import Rivals
-from segpipe.overlap.rule import Bools, Observation, goes_before
+from segpipe.results.overlap.mask_cache import CachedMask
+from segpipe.results.overlap.mask_stack import Rivals
+from segpipe.results.overlap.rule import Bools, Observation, goes_before
 
 CHUNK = 500_000
 """Number of pixels whose coordinates are computed at once."""

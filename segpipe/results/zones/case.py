@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from segpipe.formats.registry import OpenMask
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.raster_grid import ground_of
-from segpipe.overlap.finished import Classes, are_independent
-from segpipe.overlap.shared import Shared
+from segpipe.results.overlap.finished import Classes, are_independent
+from segpipe.results.overlap.shared import Shared
+from segpipe.results.zones.polygons import Zones
 from segpipe.vectors.placing import PlacedPolygons, place
-from segpipe.zones.polygons import Zones
 
 if TYPE_CHECKING:
-    from segpipe.zones.sums import MeasuredMask
+    from segpipe.results.zones.sums import MeasuredMask
 
 Float = NDArray[np.float64]
 
@@ -74,7 +74,7 @@ def measured(
         ForeignLabelError: it holds a label that is not a class.
         OutputError: it cannot be read.
     """
-    from segpipe.zones.sums import MeasuredMask
+    from segpipe.results.zones.sums import MeasuredMask
 
     ground, shape = ground_of(mask.grid), mask.grid.shape
     placed = place(zones.shapes, zones.crs, ground, shape)
@@ -88,7 +88,7 @@ def measured(
 def _summed(placed: PlacedPolygons, layer: "MeasuredMask", classes: Classes) -> CaseZones:
     import shapely
 
-    from segpipe.zones.sums import measure
+    from segpipe.results.zones.sums import measure
 
     bands = [measure(placed.shapes, layer, band) for band in range(layer.mask.bands)]
     last = len(layer.labels)  # the column of what counts in another mask

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segpipe.errors import ZonesError
+from segpipe.results.zones.polygons import Zones
+from segpipe.results.zones.table import FIRST, LAST, ZoneTotals
 from segpipe.storage.existence import is_taken
 from segpipe.storage.files import draft_name
 from segpipe.vectors.file import DRIVERS, LON_LAT, PARQUET, Selection, check_target, read_frame, writing_errors
 from segpipe.vectors.written import check_written, clear
-from segpipe.zones.polygons import Zones
-from segpipe.zones.table import FIRST, LAST, ZoneTotals
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.formats.volume.draft import Draft
 from segpipe.geometry.windows import Window
 from segpipe.storage import Store
+from segpipe.storage.draft import Draft
 from segpipe.storage.files import output_errors
 from segpipe.storage.offsets import read_at, write_at
 

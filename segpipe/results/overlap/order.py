@@ -10,9 +10,9 @@ from segpipe.errors import OverlapError
 from segpipe.geometry.extents import are_apart, meeting
 from segpipe.geometry.grid import Float
 from segpipe.messages.printable import printable
-from segpipe.overlap.finished import CaseNeighbours, FinishedCase, opened_both
-from segpipe.overlap.mask_stack import LEAST, Kept, MaskStack
-from segpipe.overlap.shared import place_of
+from segpipe.results.overlap.finished import CaseNeighbours, FinishedCase, opened_both
+from segpipe.results.overlap.mask_stack import LEAST, Kept, MaskStack
+from segpipe.results.overlap.shared import place_of
 from segpipe.storage import Store
 
 

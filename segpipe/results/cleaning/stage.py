@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.cleaning.cleaner import ArrayPlanes, Cleaned, Cleaner, Form
-from segpipe.cleaning.plane_file import PlaneFile
-from segpipe.cleaning.rule import Cleaning
 from segpipe.errors import on_failure
 from segpipe.geometry.grid import Grid
+from segpipe.results.cleaning.cleaner import ArrayPlanes, Cleaned, Cleaner, Form
+from segpipe.results.cleaning.plane_file import PlaneFile
+from segpipe.results.cleaning.rule import Cleaning
 from segpipe.storage import Store
 
 SLAB = 2**19

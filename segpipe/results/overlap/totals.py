@@ -10,9 +10,9 @@ from segpipe.formats.case import Case
 from segpipe.geometry.extents import extent, meeting
 from segpipe.geometry.grid import M2_PER_HA, Float
 from segpipe.geometry.raster_grid import NoGroundError, ground_of
-from segpipe.overlap.doubled import Doubled, Part, doubled_of
-from segpipe.overlap.finished import FinishedCase, extent_of, stated_of
-from segpipe.overlap.order import Neighbourhood
+from segpipe.results.overlap.doubled import Doubled, Part, doubled_of
+from segpipe.results.overlap.finished import FinishedCase, extent_of, stated_of
+from segpipe.results.overlap.order import Neighbourhood
 from segpipe.results.records import finished_record, records
 from segpipe.results.schema import Record
 from segpipe.results.totals import StatedTotals, Sum, Totals

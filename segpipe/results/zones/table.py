@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from segpipe.geometry.grid import M2_PER_HA
 from segpipe.messages.printable import one_row
-from segpipe.overlap.finished import Classes
 from segpipe.results.areas import rounded
+from segpipe.results.overlap.finished import Classes
+from segpipe.results.zones.case import CaseZones
+from segpipe.results.zones.polygons import Zones
 from segpipe.storage import Store
 from segpipe.storage.ownership import ZONES, write_table
-from segpipe.zones.case import CaseZones
-from segpipe.zones.polygons import Zones
 
 FIRST = ("zone", "seen_ha", "unseen_ha", "pixels", "cases", "majority", "majority_share")
 LAST = "problems"

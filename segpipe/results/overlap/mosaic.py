@@ -22,12 +22,12 @@ from segpipe.geometry.raster_grid import NoGroundError, RasterGrid, ground_of
 from segpipe.geometry.windows import Window
 from segpipe.messages.printable import printable
 from segpipe.messages.steps import stepping
-from segpipe.overlap.finished import FinishedCase, opened, opened_confidence
-from segpipe.overlap.mask_cache import CachedMask, MaskCache
-from segpipe.overlap.mosaic_grid import GridRequest, MosaicGrid, mosaic_grid
-from segpipe.overlap.order import Neighbourhood
-from segpipe.overlap.rule import Observation, goes_before
-from segpipe.overlap.shared import Neighbour, chunks
+from segpipe.results.overlap.finished import FinishedCase, opened, opened_confidence
+from segpipe.results.overlap.mask_cache import CachedMask, MaskCache
+from segpipe.results.overlap.mosaic_grid import GridRequest, MosaicGrid, mosaic_grid
+from segpipe.results.overlap.order import Neighbourhood
+from segpipe.results.overlap.rule import Observation, goes_before
+from segpipe.results.overlap.shared import Neighbour, chunks
 from segpipe.storage import Store
 
 TILE = 2048

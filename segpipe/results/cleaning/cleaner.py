@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.cleaning.majority import majority
-from segpipe.cleaning.rule import Cleaning, ElementSizes
-from segpipe.cleaning.sieve import Sieve
 from segpipe.geometry.windows import Window
 from segpipe.pipeline.decision import CONFIDENCE_TOP
+from segpipe.results.cleaning.majority import majority
+from segpipe.results.cleaning.rule import Cleaning, ElementSizes
+from segpipe.results.cleaning.sieve import Sieve
 
 """Confidence of probability 1."""
 

@@ -16,8 +16,8 @@ from segpipe.formats.registry import OpenMask
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.lookup import Hits
 from segpipe.geometry.windows import Window
-from segpipe.overlap.decisions import Decisions, Keys
-from segpipe.overlap.rule import Bools, Observation, goes_before
+from segpipe.results.overlap.decisions import Decisions, Keys
+from segpipe.results.overlap.rule import Bools, Observation, goes_before
 
 LEAST = 3
 """Fewest masks of one grid that make a stack; two are compared with each other."""

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from segpipe.formats.registry import OpenMask
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.windows import Window
-from segpipe.overlap.shared import Shared
 from segpipe.process.machine import reuse_freed_memory
+from segpipe.results.overlap.shared import Shared
+from segpipe.results.zones.coverage import Boxes, Edges, coverage
 from segpipe.vectors.surfaces import Shapes
-from segpipe.zones.coverage import Boxes, Edges, coverage
 
 BLOCK = (512, 1024)
 """Rows and columns of a mask in memory at once: its arrays fit into caches, and the C library reuses their memory."""

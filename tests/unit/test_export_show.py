@@ -7,7 +7,7 @@ import pytest
 from networks import contract
 
 from segpipe.contract import parse_contract
-from segpipe.terminal.exported import print_attached, print_export
+from segpipe.export.show import print_attached, print_export
 
 
 def terms(**provenance):

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import OutputError
-from segpipe.overlap.finished import CaseNeighbours, FinishedCase, opened, shared_with
+from segpipe.results.overlap.finished import CaseNeighbours, FinishedCase, opened, shared_with
+from segpipe.results.zones.case import CaseZones, measured
+from segpipe.results.zones.polygons import Zones
 from segpipe.storage import Store
-from segpipe.zones.case import CaseZones, measured
-from segpipe.zones.polygons import Zones
 
 FOLDER = ".zones"
 """Hidden folder of the output with a file per case."""
@@ -43,7 +43,7 @@ def zones_of_case(output: Store, case: FinishedCase, zones: Zones, around: CaseN
 
 
 def _measured(output: Store, case: FinishedCase, zones: Zones, around: CaseNeighbours) -> CaseZones:
-    from segpipe.zones.sums import ForeignLabelError
+    from segpipe.results.zones.sums import ForeignLabelError
 
     with ExitStack() as stack:
         mask = stack.enter_context(opened(output, case))

@@ -15,8 +15,8 @@ from segpipe.formats.registry import OpenMask
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.raster_grid import ground_of
 from segpipe.geometry.windows import Window
-from segpipe.overlap.finished import CaseNeighbours, Classes, FinishedCase, are_independent, opened, shared_with
-from segpipe.overlap.shared import Shared
+from segpipe.results.overlap.finished import CaseNeighbours, Classes, FinishedCase, are_independent, opened, shared_with
+from segpipe.results.overlap.shared import Shared
 from segpipe.storage import Store
 
 FOLDER = ".overlap"

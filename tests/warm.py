@@ -17,7 +17,7 @@ from segpipe.jobs.worker import AHEAD
 from segpipe.process import spawning
 from segpipe.process.signals import ENDING
 
-FORMATS = [*AHEAD, "segpipe.formats.nifti.sink", "segpipe.formats.dicom.sink", "segpipe.results.components"]
+FORMATS = [*AHEAD, "segpipe.formats.nifti.sink", "segpipe.formats.dicom.sink", "segpipe.results.lesions.components"]
 
 
 @contextmanager

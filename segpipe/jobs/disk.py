@@ -18,7 +18,7 @@ from segpipe.jobs.planned import Plan
 from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.memory import in_words, most_memory
 from segpipe.pipeline.opening import CaseInfo, open_checked
-from segpipe.results.components import MOST_LISTED
+from segpipe.results.lesions.components import MOST_LISTED
 from segpipe.results.run import Run
 from segpipe.storage.folder import Folder
 from segpipe.storage.paths import is_remote

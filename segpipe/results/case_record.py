@@ -15,9 +15,9 @@ from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.opening import CaseInfo
 from segpipe.results.areas import amount_inside
-from segpipe.results.components import MOST_LISTED
 from segpipe.results.device_kind import device_facts
-from segpipe.results.lesions import Lesions
+from segpipe.results.lesions.components import MOST_LISTED
+from segpipe.results.lesions.statistic import Lesions
 from segpipe.results.run import Run
 from segpipe.results.schema import Amount, Record, RecordedInput, RecordedModel, Values, brief
 from segpipe.results.statistics import Row

@@ -25,7 +25,7 @@ from segpipe.results.case_record import WrittenFiles, record_of, shown_scene
 from segpipe.results.class_files import ClassFile, FinishedMask, Written, class_files, write_class_files
 from segpipe.results.cleaning.cleaner import Form
 from segpipe.results.cleaning.stage import NamedGrid, Uncleaned
-from segpipe.results.lesion_rule import INSTANCES
+from segpipe.results.lesions.rule import INSTANCES
 from segpipe.results.mask_style import confidence_style, instance_style, legend, mask_style, segments
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
 from segpipe.results.records import read_record

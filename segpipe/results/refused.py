@@ -7,7 +7,7 @@ from segpipe.formats.case import Case, Failure
 from segpipe.formats.cases import Found
 from segpipe.formats.registry import FORMATS
 from segpipe.results.class_files import FOLDER as CLASSES
-from segpipe.results.lesion_rule import INSTANCES
+from segpipe.results.lesions.rule import INSTANCES
 from segpipe.results.records import alike_case, read_record
 from segpipe.results.run import Run
 from segpipe.results.targets import instance_targets, record_name, style_name, targets

@@ -10,7 +10,7 @@ from segpipe.formats.sink import Derived
 from segpipe.network.spec import ModelSpec
 from segpipe.overrides import Overrides
 from segpipe.results.cleaning.rule import Cleaning
-from segpipe.results.lesion_rule import LesionRule, rule_of
+from segpipe.results.lesions.rule import LesionRule, rule_of
 from segpipe.results.schema import Values
 from segpipe.settings import Settings
 from segpipe.storage import Store

@@ -20,8 +20,8 @@ from segpipe.messages.printable import one_row
 from segpipe.pipeline.decide import Decided
 from segpipe.results.areas import Areas
 from segpipe.results.audit import DOUBT, Audit, audit_columns
-from segpipe.results.lesion_rule import LesionRule
-from segpipe.results.lesions import CONFIDENCE, FIRST, IMAGE, VOLUME, Lesions, intensity_columns
+from segpipe.results.lesions.rule import LesionRule
+from segpipe.results.lesions.statistic import CONFIDENCE, FIRST, IMAGE, VOLUME, Lesions, intensity_columns
 from segpipe.results.records import records
 from segpipe.results.schema import Record, Values
 from segpipe.results.statistics import Box, Row, State, Statistic

@@ -2,7 +2,7 @@
 
 from segpipe.formats.case import Case
 from segpipe.formats.registry import FORMATS, kinds
-from segpipe.results.lesion_rule import INSTANCES
+from segpipe.results.lesions.rule import INSTANCES
 
 STYLE = ".qml"
 

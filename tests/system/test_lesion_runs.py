@@ -15,8 +15,9 @@ import rasterio
 import volumes
 from command import invoke
 
-from segpipe.results import components, tables
-from segpipe.results.lesions import CONFIDENCE, FIRST, IMAGE, INTENSITY, VOLUME
+from segpipe.results import tables
+from segpipe.results.lesions import components
+from segpipe.results.lesions.statistic import CONFIDENCE, FIRST, IMAGE, INTENSITY, VOLUME
 from segpipe.storage.folder import Folder
 
 TILE = (8, 12, 10)

@@ -1,4 +1,4 @@
-"""Components of a volume in boxes, against cc3d and scikit-image on whole arrays, however it is cut; runs.py, too."""
+"""Components of a volume in boxes, against cc3d and scikit-image on whole arrays, however it is cut; row_runs.py, too."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ import pytest
 from skimage.measure import label, regionprops_table
 
 from segpipe.errors import SourceError
-from segpipe.results import components
-from segpipe.results.components import Components, LabelLayer
-from segpipe.results.outlines import places
+from segpipe.results.lesions import components
+from segpipe.results.lesions.components import Components, LabelLayer
+from segpipe.results.lesions.outlines import places
 
 KINDS = 3
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from segpipe.results import exact
-from segpipe.results.row_runs import Runs
+from segpipe.results.lesions import exact
+from segpipe.results.lesions.row_runs import Runs
 
 KINDS = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8")
 

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from segpipe.results.faces import OpenFaces
+from segpipe.results.lesions.faces import OpenFaces
 
 SHAPE = (6, 8, 10)
 BOXES = [(a, b, c) for a in (0, 3) for b in (0, 4) for c in (0, 5)]

@@ -15,11 +15,11 @@ from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.voxel_grid import VoxelGrid, matrix_rows, turned_to
 from segpipe.geometry.windows import Window
-from segpipe.results import lesion_rule
-from segpipe.results.lesion_rule import LesionRule, rule_of
-from segpipe.results.lesions import Lesions
+from segpipe.results.lesions import rule as lesion_rule
+from segpipe.results.lesions.axes import axes_of
+from segpipe.results.lesions.rule import LesionRule, rule_of
+from segpipe.results.lesions.statistic import Lesions
 from segpipe.results.statistics import Box
-from segpipe.results.volume_axes import axes_of
 from segpipe.settings import Settings
 
 OBLIQUE = np.array([[0.0, -1.7, 0.3, 12.0], [0.9, 0.0, 0.0, -30.0], [0.0, 0.2, 2.55, 7.5], [0, 0, 0, 1]])

@@ -37,8 +37,8 @@ from segpipe.pipeline.read import Reading
 from segpipe.pipeline.regrid import regrid
 from segpipe.pipeline.run import segmented
 from segpipe.process.machine import forget_most_resident, most_resident, resident
-from segpipe.results.lesion_rule import LesionRule
-from segpipe.results.lesions import Lesions
+from segpipe.results.lesions.rule import LesionRule
+from segpipe.results.lesions.statistic import Lesions
 from segpipe.results.statistics import Box
 from segpipe.settings import load_settings
 from segpipe.tune.places import BoxSource

@@ -7,8 +7,8 @@ import pytest
 from scipy.spatial import ConvexHull
 from skimage.measure import label, regionprops
 
-from segpipe.results import outlines
-from segpipe.results.outlines import HALF, IN_PLANE, at, outline, places, plane_diameters, space_diameter, world_box
+from segpipe.results.lesions import outlines
+from segpipe.results.lesions.outlines import HALF, IN_PLANE, at, outline, places, plane_diameters, space_diameter, world_box
 
 
 def turned(seed: int) -> np.ndarray:

@@ -12,13 +12,13 @@ from segpipe.contract import Contract
 from segpipe.geometry.grid import MM3_PER_ML, Grid, Measure
 from segpipe.pipeline.decision import CONFIDENCE_TOP
 from segpipe.pipeline.memory import LESION_SLAB
-from segpipe.results import exact
 from segpipe.results.areas import rounded
-from segpipe.results.components import Components, LabelLayer, Table, by_size, slabs
-from segpipe.results.lesion_rule import LesionRule
-from segpipe.results.outlines import Ruler, at, places, world_box
+from segpipe.results.lesions import exact
+from segpipe.results.lesions.axes import VolumeAxes, axes_of
+from segpipe.results.lesions.components import Components, LabelLayer, Table, by_size, slabs
+from segpipe.results.lesions.outlines import Ruler, at, places, world_box
+from segpipe.results.lesions.rule import LesionRule
 from segpipe.results.statistics import Box, Row, State
-from segpipe.results.volume_axes import VolumeAxes, axes_of
 
 DIGITS = 4
 """Decimals of positions and lengths: a tenth of a micrometre, beyond any grid's accuracy."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.results.row_runs import Runs
+from segpipe.results.lesions.row_runs import Runs
 
 Limbs = NDArray[np.int64]
 """Shape ``(..., limbs)``, least significant first; after carrying, all but the last are 0 to 2**32 - 1."""

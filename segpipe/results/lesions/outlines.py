@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.results.row_runs import Integers
+from segpipe.results.lesions.row_runs import Integers
 
 Float = NDArray[np.float64]
 

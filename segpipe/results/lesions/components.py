@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import SourceError
-from segpipe.results import exact
-from segpipe.results.faces import OpenFaces
-from segpipe.results.outlines import outline
-from segpipe.results.row_runs import Integers, Runs
+from segpipe.results.lesions import exact
+from segpipe.results.lesions.faces import OpenFaces
+from segpipe.results.lesions.outlines import outline
+from segpipe.results.lesions.row_runs import Integers, Runs
 
 Table = dict[str, NDArray[Any]]
 """Columns by name, one row per component."""

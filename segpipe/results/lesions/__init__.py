@@ -1,0 +1,1 @@
+"""Lesions: connected components of classes, with their sizes, places, diameters and intensities."""

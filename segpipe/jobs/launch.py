@@ -2,6 +2,7 @@
 
 import logging
 import time
+from functools import partial
 from typing import Any
 
 from segpipe.choices import Executor
@@ -22,6 +23,7 @@ from segpipe.messages.redaction import without_names
 from segpipe.results.case_record import recorded
 from segpipe.results.device_kind import device_facts, versions
 from segpipe.results.run import Run
+from segpipe.results.tables import forget_outdated
 from segpipe.results.targets import record_name
 from segpipe.settings import Settings
 from segpipe.storage.files import output_errors
@@ -127,6 +129,9 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt)
         watcher.outcome(Outcome(failure.case, 0.0, error=failure.error))
     if not len(plan) or (plan.failed and run.settings.fail_fast):
         return
+    with summary.noting():
+        again = list(summary.states.cases(CaseState.MISSING))
+        persistently(partial(forget_outdated, run.output, again), run.settings.retries)
     for cut in plan.cuts:
         keep_cut(cut, run)
     full: list[str] = []

@@ -11,6 +11,7 @@ from segpipe.errors import OutputError, of_system
 from segpipe.storage import Store
 from segpipe.storage.documents import DocumentError, parse_json
 from segpipe.storage.existence import is_file
+from segpipe.storage.files import output_errors
 from segpipe.storage.retry import is_passing, persistently
 
 HEAD = 2**12
@@ -152,13 +153,14 @@ def write_table(output: Store, name: str, columns: Sequence[str], rows: Iterable
 
 
 def forget_table(output: Store, name: str) -> None:
-    """Remove a table of an earlier run that this run does not write; keep a file that segpipe did not write."""
-    try:
-        data = output.read(name)
-    except FileNotFoundError:
-        return
-    if data.startswith((TABLE, AUDITED, ZONED, DOUBTED)):
-        output.remove(name)
+    """Remove a table of an earlier run that this run does not write; keep a file that segpipe did not write.
+
+    Raises:
+        OutputError: the file can be neither read nor removed.
+    """
+    with output_errors(output.path(name)), suppress(FileNotFoundError):
+        if output.read(name).startswith((TABLE, AUDITED, ZONED, DOUBTED)):
+            output.remove(name)
 
 
 def refuse_foreign_trace(path: str, data: bytes) -> None:

@@ -145,3 +145,28 @@ def test_a_run_that_is_halted_leaves_no_table_of_zones_of_an_earlier_one(dates: 
     networks.pixelwise(dates / "m.onnx", 1)
     carry_out(prepare(load_settings(None, flags)), Silent())
     assert (dates / "out" / ZONES).read_bytes() == whole
+
+
+class Killed(BaseException):
+    """Stands for ``kill -9``: nothing of the run comes after it."""
+
+
+@pytest.mark.parametrize(("seed", "left"), [(1, set()), (0, {"areas.csv", ZONES})], ids=["another model", "a new case"])
+def test_a_killed_run_leaves_no_table_that_contradicts_its_masks(seed, left, dates, raster, monkeypatch):
+    fixed = {"input": (str(dates / "in"),), "model": dates / "m.onnx", "device": "cpu", "executor": "serial"}
+    flags = fixed | {"zones": dates / "fields.geojson", "unusual_values": "allow", "output": dates / "out"}
+    carry_out(prepare(load_settings(None, flags)), Silent())
+    networks.pixelwise(dates / "m.onnx", 1, seed=seed)
+    raster("in/d.tif", np.full((1, 16, 16), 200, "u1"))
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("segpipe.jobs.launch._write_end", killed)
+        with pytest.raises(Killed):
+            carry_out(prepare(load_settings(None, flags)), Silent())
+    assert (dates / "out" / "d.json").exists()
+    assert {name for name in ("areas.csv", ZONES) if (dates / "out" / name).exists()} == left
+    carry_out(prepare(load_settings(None, flags)), Silent())
+    assert (dates / "out" / "areas.csv").read_text().count("\nd,") > 0

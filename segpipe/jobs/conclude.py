@@ -1,10 +1,12 @@
 """The end of a run: its tables, and what it leaves of its parts."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from segpipe.errors import on_failure
+from segpipe.formats.case import Case
 from segpipe.jobs.case_states import CaseState, CaseStates
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.summary import Summary
@@ -12,13 +14,23 @@ from segpipe.jobs.tasks import Halt, HaltedError
 from segpipe.results.done import done_cases
 from segpipe.results.overlap.totals import run_totals
 from segpipe.results.parts import FOLDER, forget_parts, has_parts, parts_folder
-from segpipe.results.tables import area_columns, lesion_columns, write_areas, write_audit, write_doubtful, write_lesions
+from segpipe.results.run import Run
+from segpipe.results.tables import (
+    area_columns,
+    counts_any,
+    lesion_columns,
+    write_areas,
+    write_audit,
+    write_doubtful,
+    write_lesions,
+)
 from segpipe.results.totals import ADDED_UP
 from segpipe.results.zones.stage import ZonesTask, make_tables
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
-from segpipe.storage.ownership import DOUBTFUL, LESIONS, ZONES, forget_table
+from segpipe.storage.ownership import AUDIT, DOUBTFUL, LESIONS, ZONES, forget_table
 from segpipe.storage.retry import persistently
+from segpipe.vectors.written import clear
 
 LOG = logging.getLogger("segpipe")
 
@@ -80,18 +92,40 @@ def _totals(prepared: Prepared, summary: Summary, *, halt: Halt) -> None:
 
 
 def _zones(prepared: Prepared, summary: Summary, *, halt: Halt) -> None:
-    """Write the table of zones, or remove that of an earlier run, which may lack cases or belong to another model."""
-    output, cases = prepared.run.output, list(summary.good)
-    if prepared.zones is None:
-        forget_table(output, ZONES)
-        return
-    task = ZonesTask.of(prepared.run.settings)
-    if cases and task is not None and not summary.interrupted:
-        with _interrupting(summary):
-            make_tables(task, prepared.zones, output, cases, look=halt.check)
-    if summary.interrupted:
-        forget_table(output, ZONES)
-        LOG.warning("%s is written at the end of a run, and this one was interrupted", output.path(ZONES))
+    """Write the tables of zones; if there is anything in the way, remove those of an earlier run."""
+    run, cases = prepared.run, list(summary.good)
+    task = ZonesTask.of(run.settings)
+    with on_failure(partial(_forget_zones, run)):
+        if prepared.zones is None or task is None or not cases:
+            _forget_zones(run)
+        elif not summary.interrupted:
+            with _interrupting(summary):
+                make_tables(task, prepared.zones, run.output, cases, look=halt.check)
+    if summary.interrupted and prepared.zones is not None:
+        _forget_zones(run)
+        LOG.warning("%s is written at the end of a run, and this one was interrupted", run.output.path(ZONES))
+
+
+def _forget_zones(run: Run) -> None:
+    """Remove the tables of zones of an earlier run, which may lack cases or belong to another model."""
+    forget_table(run.output, ZONES)
+    if run.settings.zones_out is not None:
+        with output_errors(run.settings.zones_out):
+            clear(run.settings.zones_out)
+
+
+def forget_outdated(run: Run, again: Iterable[Case]) -> None:
+    """Remove the tables of an earlier run if they count a case that is done again.
+
+    The new tables are written at the end of a run: after a kill, old ones would contradict the masks.
+
+    Raises:
+        OutputError: a table can be neither read nor removed.
+    """
+    if counts_any(run.output, again):
+        _forget_zones(run)
+        for name in (LESIONS, DOUBTFUL, AUDIT, "areas.csv"):
+            forget_table(run.output, name)
 
 
 @contextmanager

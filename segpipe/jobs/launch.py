@@ -8,7 +8,7 @@ from typing import Any
 from segpipe.choices import Executor
 from segpipe.errors import OutputError, SegpipeError
 from segpipe.jobs.case_states import CaseState, CaseStates
-from segpipe.jobs.conclude import conclude
+from segpipe.jobs.conclude import conclude, forget_outdated
 from segpipe.jobs.cuts import keep_cut
 from segpipe.jobs.disk import stopped
 from segpipe.jobs.executors import EXECUTORS
@@ -23,7 +23,6 @@ from segpipe.messages.redaction import without_names
 from segpipe.results.case_record import recorded
 from segpipe.results.device_kind import device_facts, versions
 from segpipe.results.run import Run
-from segpipe.results.tables import forget_outdated
 from segpipe.results.targets import record_name
 from segpipe.settings import Settings
 from segpipe.storage.files import output_errors
@@ -131,7 +130,7 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt)
         return
     with summary.noting():
         again = list(summary.states.cases(CaseState.MISSING))
-        persistently(partial(forget_outdated, run.output, again), run.settings.retries)
+        persistently(partial(forget_outdated, run, again), run.settings.retries)
     for cut in plan.cuts:
         keep_cut(cut, run)
     full: list[str] = []

@@ -29,7 +29,7 @@ from segpipe.results.schema import Record, Values
 from segpipe.results.statistics import Box, Row, State, Statistic
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
-from segpipe.storage.ownership import AUDIT, DOUBTFUL, LESIONS, ZONES, forget_table, write_table
+from segpipe.storage.ownership import AUDIT, DOUBTFUL, LESIONS, forget_table, write_table
 
 STATISTICS: dict[str, Callable[[Grid, Contract], Statistic]] = {"areas": Areas}
 """All statistics of a run, by the name of their table in the record."""
@@ -170,20 +170,17 @@ def write_areas(output: Store, cases: Iterable[Case], columns: Sequence[str] = A
     write_table(output, "areas.csv", columns, ([case, *map(row.get, columns[1:])] for case, rows in each for row in rows))
 
 
-def forget_outdated(output: Store, again: Iterable[Case]) -> None:
-    """Remove all tables of an earlier run if its ``areas.csv`` counts a case that is done again.
-
-    The new tables are written at the end of a run: after a kill, old ones would contradict the masks.
+def counts_any(output: Store, cases: Iterable[Case]) -> bool:
+    """Whether the ``areas.csv`` of an earlier run has rows of one of these cases.
 
     Raises:
-        OutputError: a table can be neither read nor removed.
+        OutputError: the table cannot be read.
     """
-    names = {one_row(case.name) for case in again}
+    names = {one_row(case.name) for case in cases}
     with output_errors(output.path("areas.csv")), suppress(FileNotFoundError):
-        counted = csv.reader(output.read("areas.csv").decode("utf-8", "replace").splitlines())
-        if any(row and row[0] in names for row in counted):
-            for name in (LESIONS, ZONES, DOUBTFUL, AUDIT, "areas.csv"):
-                forget_table(output, name)
+        rows = csv.reader(output.read("areas.csv").decode("utf-8", "replace").splitlines())
+        return any(row and row[0] in names for row in rows)
+    return False
 
 
 def lesion_columns(cases: Iterable[Case], contract: Contract, *, confidence: bool) -> tuple[str, ...]:

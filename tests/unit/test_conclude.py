@@ -151,10 +151,15 @@ class Killed(BaseException):
     """Stands for ``kill -9``: nothing of the run comes after it."""
 
 
-@pytest.mark.parametrize(("seed", "left"), [(1, set()), (0, {"areas.csv", ZONES})], ids=["another model", "a new case"])
+WITH_ZONES = {"areas.csv", ZONES, "fields.gpkg"}
+
+
+@pytest.mark.parametrize(("seed", "left"), [(1, set()), (0, WITH_ZONES)], ids=["another model", "a new case"])
 def test_a_killed_run_leaves_no_table_that_contradicts_its_masks(seed, left, dates, raster, monkeypatch):
     fixed = {"input": (str(dates / "in"),), "model": dates / "m.onnx", "device": "cpu", "executor": "serial"}
-    flags = fixed | {"zones": dates / "fields.geojson", "unusual_values": "allow", "output": dates / "out"}
+    zones = {"zones": dates / "fields.geojson", "zones_out": dates / "out" / "fields.gpkg"}
+    (dates / "out").mkdir()
+    flags = fixed | zones | {"unusual_values": "allow", "output": dates / "out"}
     carry_out(prepare(load_settings(None, flags)), Silent())
     networks.pixelwise(dates / "m.onnx", 1, seed=seed)
     raster("in/d.tif", np.full((1, 16, 16), 200, "u1"))
@@ -167,6 +172,21 @@ def test_a_killed_run_leaves_no_table_that_contradicts_its_masks(seed, left, dat
         with pytest.raises(Killed):
             carry_out(prepare(load_settings(None, flags)), Silent())
     assert (dates / "out" / "d.json").exists()
-    assert {name for name in ("areas.csv", ZONES) if (dates / "out" / name).exists()} == left
+    assert {name for name in WITH_ZONES if (dates / "out" / name).exists()} == left
     carry_out(prepare(load_settings(None, flags)), Silent())
-    assert (dates / "out" / "areas.csv").read_text().count("\nd,") > 0
+    assert {name for name in WITH_ZONES if (dates / "out" / name).exists()} == WITH_ZONES
+    assert "\nd," in (dates / "out" / "areas.csv").read_text()
+
+
+def test_zones_that_cannot_be_measured_leave_no_table_of_an_earlier_run(dates):
+    fixed = {"input": (str(dates / "in"),), "model": dates / "m.onnx", "device": "cpu", "executor": "serial"}
+    zones = {"zones": dates / "fields.geojson", "zones_out": dates / "fields.gpkg"}
+    flags = fixed | zones | {"unusual_values": "allow", "output": dates / "out"}
+    carry_out(prepare(load_settings(None, flags)), Silent())
+    assert (dates / "fields.gpkg").exists()
+    for name in "abc":
+        (dates / "in" / f"{name}.tif").write_bytes(b"II*\0")
+    done = carry_out(prepare(load_settings(None, flags)), Silent())
+    assert not list(done.good)
+    assert not (dates / "out" / ZONES).exists()
+    assert not (dates / "fields.gpkg").exists()

@@ -65,7 +65,9 @@ def test_a_folder_of_slices_is_one_case_whatever_their_suffix(tmp_path, suffix):
 def test_the_index_names_no_patient(tmp_path):
     dicoms.write(tmp_path)
     (case,) = found(tmp_path).cases
-    text = repr(unpack(case.index))
+    series = unpack(case.index)
+    text = repr(series)
+    assert (series.patient_id, series.patient_name) == ("", "")
     assert not any(word in text for word in (dicoms.PATIENT, "4711", "19700101", "20260101"))
     assert pack(unpack(case.index)) == case.index
 

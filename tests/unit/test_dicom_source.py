@@ -160,9 +160,9 @@ def test_what_a_private_group_of_a_frame_repeats_is_not_taken_for_its_values(tmp
     assert source.grid.spacing == pytest.approx((2.5, 0.7, 0.8))
 
 
-@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "FrameOfReferenceUID", "Modality"])
+@pytest.mark.parametrize("keyword", ["PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID", "Modality"])
 def test_slices_that_do_not_belong_together_make_no_volume(tmp_path, contract, keyword):
-    other = "PT" if keyword == "Modality" else dicoms.uid(903)
+    other = {"Modality": "PT", "PatientID": "4712", "PatientName": "Mustermann^Max"}.get(keyword, dicoms.uid(903))
     path = dicoms.write(tmp_path) / "IM0003.dcm"
     data = pydicom.dcmread(path)
     setattr(data, keyword, "")
@@ -171,8 +171,15 @@ def test_slices_that_do_not_belong_together_make_no_volume(tmp_path, contract, k
     setattr(data, keyword, other)
     data.save_as(path)
     first = tmp_path / "IM0000.dcm"
-    with pytest.raises(SourceError, match=f"must have one {keyword}, and {first} and {path} have two: label the files of"):
+    rule = f"must have one {keyword}, and {first} and {path} have two: label the files of"
+    with pytest.raises(SourceError, match=rule) as caught:
         opened(tmp_path, contract)
+    assert other == "PT" or other not in str(caught.value)
+
+
+def test_a_name_in_another_case_or_with_padding_is_of_the_same_patient(tmp_path, contract):
+    dicoms.write(tmp_path, PatientName=Each(["Doe^Jo", "DOE^JO", "Doe^Jo^^^", "Doe^Jo ", "Doe^Jo==", ""]))
+    assert len(opened(tmp_path, contract).files) == 6
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
@@ -435,6 +442,7 @@ UNUSABLE = [
     ({"RescaleIntercept": "inf"}, r"RescaleSlope must be .*, got 1 and inf"),
     ({"BitsStored": 0}, r"BitsStored must be 1 to BitsAllocated, 16, got 0: copy it again"),
     ({"BitsStored": 65535}, r"BitsStored must be 1 to BitsAllocated, 16, got 65535"),
+    ({"BitsStored": 12}, r"HighBit must be BitsStored - 1 .*, got 15 for 12 bits: .* dcmodify -m HighBit=11"),
     ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]}, r"one slice, and ImageType says MOSAIC, .* dcm2niix"),
 ]
 
@@ -628,3 +636,23 @@ def test_inspect_takes_a_slice_of_any_name(tmp_path, name):
     path = dicoms.save(dicoms.slice_of(dicoms.values((9, 11)), (0, 0, 0), 1), tmp_path / name)
     facts = inspect_file(load_settings(None, {"input": (str(path),), "model": path}))
     assert (facts.kind, facts.format, facts.shape) == ("volume", "dicom", [1, 9, 11])
+
+
+@pytest.mark.parametrize("syntax", [gdcm.TransferSyntax.JPEG2000Lossless, gdcm.TransferSyntax.JPEGLSLossless])
+@pytest.mark.parametrize("slope", [1, 0.5])
+def test_compressed_values_above_bits_stored_are_an_error_and_unused_bits_of_others_are_ignored(
+    tmp_path, contract, syntax, slope
+):
+    true = dicoms.values((3, 16, 20)).astype("u2")
+    overlaid = true | 0x8000
+    dicoms.write(tmp_path, overlaid, BitsStored=12, HighBit=11, RescaleSlope=slope, RescaleIntercept=0)
+    np.testing.assert_array_equal(whole(opened(tmp_path, contract))[0], true * np.float32(slope))
+    dicoms.write(tmp_path, overlaid, RescaleSlope=slope, RescaleIntercept=0)
+    for path in tmp_path.iterdir():
+        dicoms.compress(path, syntax)
+        data = pydicom.dcmread(path)
+        data.BitsStored, data.HighBit = 12, 11
+        data.save_as(path)
+    plane_cache.release()
+    with pytest.raises(SourceError, match=r"pixels, 3\d+ to 3\d+ as stored, must fit BitsStored, 12: set BitsStored"):
+        whole(opened(tmp_path, contract))

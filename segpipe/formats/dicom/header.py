@@ -16,6 +16,7 @@ from segpipe.formats.dicom.elements import (
     SPECIFIC_TAGS,
     TAG_OF,
     NotDicomError,
+    digest_of,
     integer_of,
     sequence_of,
     text_of,
@@ -182,6 +183,8 @@ def _series(path: str, data: Any, rest: _AfterHeader, *, is_image: bool) -> Seri
         frames=frames,
         unusable=_unusable(path, data, syntax, rest) or _unusable_scale(frames) if is_image else "",
         lossy=text_of(data, "LossyImageCompression") == "01",
+        patient_id=digest_of(data, "PatientID"),
+        patient_name=digest_of(data, "PatientName"),
     )
 
 
@@ -234,6 +237,11 @@ def _contradiction(path: str, data: Any) -> str:
     stored, allocated = integer_of(data, "BitsStored", 16), integer_of(data, "BitsAllocated", 16)
     if not 1 <= stored <= min(allocated, 64):
         return f"{path}: BitsStored must be 1 to BitsAllocated, {allocated}, got {stored}: copy it again"
+    if (high := integer_of(data, "HighBit", stored - 1)) != stored - 1:
+        return (
+            f"{path}: HighBit must be BitsStored - 1 (PS3.5, 8.1.1), got {high} for {stored} bits: shift the pixels to the low "
+            f"bits if they are not there, and set HighBit to {stored - 1}, as with dcmodify -m HighBit={stored - 1}"
+        )
     each, count = sequence_of(data, "PerFrameFunctionalGroupsSequence"), integer_of(data, "NumberOfFrames", 1)
     if each and len(each) != count:
         return (

@@ -45,9 +45,15 @@ CAPTURES = "1.2.840.10008.5.1.4.1.1.7"
 """Beginning of the SOP classes of secondary captures, such as a dose report of a CT."""
 
 
-SHARED = {"StudyInstanceUID": "study", "FrameOfReferenceUID": "frame_of_reference", "Modality": "modality"}
+SHARED = {
+    "PatientID": "patient_id",
+    "PatientName": "patient_name",
+    "StudyInstanceUID": "study",
+    "FrameOfReferenceUID": "frame_of_reference",
+    "Modality": "modality",
+}
 """Attributes that slices of one volume share, by keyword, and their fields of a ``Series``. Without one frame of reference,
-positions are not of one space (PS3.3, C.7.4.1); two studies may be of two patients."""
+positions are not of one space (PS3.3, C.7.4.1); two patients may have slices of one UID after a careless anonymisation."""
 
 
 @dataclass
@@ -209,6 +215,8 @@ def _joined(headers: Sequence[Header], frames: Sequence[Frame], label: str) -> S
         or _mixed(each)
         or _partly_scaled(frames),
         lossy=any(s.lossy for s in each),
+        patient_id="",
+        patient_name="",
     )
 
 

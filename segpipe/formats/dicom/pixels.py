@@ -27,9 +27,13 @@ def value_type(frames: Sequence[Frame]) -> np.dtype[Any]:
 
 def _range(frame: Frame) -> tuple[float, float]:
     """The smallest and the largest value that the stored bits of a frame can have."""
-    low, high = (-(2 ** (frame.bits - 1)), 2 ** (frame.bits - 1) - 1) if frame.signed else (0, 2**frame.bits - 1)
-    ends = low * frame.slope + frame.intercept, high * frame.slope + frame.intercept
+    ends = [end * frame.slope + frame.intercept for end in _stored_range(frame)]
     return min(ends), max(ends)
+
+
+def _stored_range(frame: Frame) -> tuple[int, int]:
+    """The smallest and the largest number that the stored bits of a frame can have."""
+    return (-(2 ** (frame.bits - 1)), 2 ** (frame.bits - 1) - 1) if frame.signed else (0, 2**frame.bits - 1)
 
 
 def scaled(frame: Frame, stored: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -119,15 +123,14 @@ class Decoder:
         return self._values(frame, stored)
 
     def _values(self, frame: Frame, stored: NDArray[Any]) -> NDArray[Any]:
-        values = scaled(frame, stored, self._dtype)
-        if self._dtype.kind != "f" and stored.size:
-            limits = np.iinfo(self._dtype)
-            low, high = values.min(), values.max()
-            if low < limits.min or high > limits.max:
-                raise SourceError(
-                    f"{frame.path}: its values, {low:g} to {high:g}, must fit BitsStored, {frame.bits}: write the file again"
-                )
-        return values.astype(self._dtype, copy=False)
+        low, high = (int(stored.min()), int(stored.max())) if stored.size else (0, 0)
+        least, most = _stored_range(frame)
+        if low < least or high > most:
+            raise SourceError(
+                f"{frame.path}: its pixels, {low} to {high} as stored, must fit BitsStored, {frame.bits}: set BitsStored and "
+                "HighBit to the depth of the pixels, or write the pixels again without the bits above"
+            )
+        return scaled(frame, stored, self._dtype).astype(self._dtype, copy=False)
 
     def close(self) -> None:
         """Close the file that was read last."""

@@ -68,6 +68,10 @@ class Series:
     unusable: str = ""
     """The reason why a file is truncated or its pixels have no values; empty if there is none."""
     lossy: bool = False
+    patient_id: str = ""
+    """Of a single file, a digest of PatientID; empty in the index of a case, as is the next."""
+    patient_name: str = ""
+    """A digest of PatientName."""
 
     @property
     def files(self) -> tuple[str, ...]:

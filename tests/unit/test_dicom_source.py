@@ -656,3 +656,24 @@ def test_compressed_values_above_bits_stored_are_an_error_and_unused_bits_of_oth
     plane_cache.release()
     with pytest.raises(SourceError, match=r"pixels, 3\d+ to 3\d+ as stored, must fit BitsStored, 12: set BitsStored"):
         whole(opened(tmp_path, contract))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_padding_that_bits_stored_cannot_hold_is_an_error_and_nodata_mends_it(tmp_path, contract, signed):
+    """Words of -2000 in 12 bits: without the bits above, which are ignored, they read as 2096 or -2000."""
+    pixels = dicoms.values((3, 5, 6)) // 2
+    pixels[:, 0] = -5000 if signed else -2000
+    low = -2048 if signed else 0
+    word = int(pixels[0, 0, 0])
+    dicoms.write(tmp_path, pixels if signed else pixels.astype("u2"), BitsStored=12, HighBit=11)
+    for path in tmp_path.iterdir():
+        data = pydicom.dcmread(path)
+        data.add_new("PixelPaddingValue", "SS", word)
+        data.save_as(path)
+    reads = int(SimpleITK.ReadImage(str(path))[0, 0, 0])
+    shown = word if signed else word + 65536
+    rule = rf"PixelPaddingValue must fit BitsStored, {low} to {low + 4095}, got {shown}, .* --nodata {reads} takes"
+    with pytest.raises(SourceError, match=rule):
+        opened(tmp_path, contract)
+    valued = opened(tmp_path, contract, Overrides(nodata=reads))
+    assert whole(valued)[1][:, 0].all()

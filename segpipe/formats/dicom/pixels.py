@@ -27,11 +27,11 @@ def value_type(frames: Sequence[Frame]) -> np.dtype[Any]:
 
 def _range(frame: Frame) -> tuple[float, float]:
     """The smallest and the largest value that the stored bits of a frame can have."""
-    ends = [end * frame.slope + frame.intercept for end in _stored_range(frame)]
+    ends = [end * frame.slope + frame.intercept for end in stored_range(frame)]
     return min(ends), max(ends)
 
 
-def _stored_range(frame: Frame) -> tuple[int, int]:
+def stored_range(frame: Frame) -> tuple[int, int]:
     """The smallest and the largest number that the stored bits of a frame can have."""
     return (-(2 ** (frame.bits - 1)), 2 ** (frame.bits - 1) - 1) if frame.signed else (0, 2**frame.bits - 1)
 
@@ -54,6 +54,22 @@ def padding_of(frames: Sequence[Frame], dtype: np.dtype[Any]) -> NDArray[Any] | 
         return None
     ranges = [_padding(frame, dtype) for frame in frames]
     return np.array(ranges).T
+
+
+def check_padding(frames: Sequence[Frame]) -> None:
+    """Check that pixels of padding are still told from others without the bits above BitsStored, which are ignored.
+
+    Raises:
+        SourceError: they are not.
+    """
+    for frame in frames:
+        low, high = stored_range(frame)
+        if frame.padding is not None and not low <= frame.padding[0] <= frame.padding[1] <= high:
+            kept = (frame.padding[0] - low) % 2**frame.bits + low
+            raise SourceError(
+                f"{frame.path}: PixelPaddingValue must fit BitsStored, {low} to {high}, got {frame.padding[0]}, which reads as "
+                f"{kept}: --nodata {kept * frame.slope + frame.intercept:g} takes such pixels as invalid, --nodata none as values"
+            )
 
 
 def _padding(frame: Frame, dtype: np.dtype[Any]) -> tuple[float, float]:
@@ -124,7 +140,7 @@ class Decoder:
 
     def _values(self, frame: Frame, stored: NDArray[Any]) -> NDArray[Any]:
         low, high = (int(stored.min()), int(stored.max())) if stored.size else (0, 0)
-        least, most = _stored_range(frame)
+        least, most = stored_range(frame)
         if low < least or high > most:
             raise SourceError(
                 f"{frame.path}: its pixels, {low} to {high} as stored, must fit BitsStored, {frame.bits}: set BitsStored and "

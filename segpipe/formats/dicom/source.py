@@ -18,7 +18,7 @@ from segpipe.errors import SourceError
 from segpipe.formats.case import EVERY_CASE, Case
 from segpipe.formats.dicom.audit import audit
 from segpipe.formats.dicom.decoder_process import BYTES as DECODER_BYTES
-from segpipe.formats.dicom.pixels import check_decodable, padding_of, value_type
+from segpipe.formats.dicom.pixels import check_decodable, check_padding, padding_of, value_type
 from segpipe.formats.dicom.plane_cache import PlaneCache, plane_cache_of
 from segpipe.formats.dicom.series import Series, unpack
 from segpipe.formats.dicom.stored import plugin_of
@@ -86,6 +86,8 @@ class SeriesSource:
         self.notes = (*found.notes, *_value_notes(series), *order_notes(found.grid, contract))
         self.template = SeriesTemplate(self._series, found.grid, _header(found.grid))
         self._nodata = declared_nodata(path, self.dtype, overrides.nodata)
+        if overrides.nodata is None:
+            check_padding(self._series.frames)
         self._padding = None if overrides.nodata is not None else padding_of(self._series.frames, self.dtype)
         self.notes += () if self._padding is None else (_padding_note(series),)
         self._planes: PlaneCache | None = None

@@ -239,8 +239,8 @@ def _contradiction(path: str, data: Any) -> str:
         return f"{path}: BitsStored must be 1 to BitsAllocated, {allocated}, got {stored}: copy it again"
     if (high := integer_of(data, "HighBit", stored - 1)) != stored - 1:
         return (
-            f"{path}: HighBit must be BitsStored - 1 (PS3.5, 8.1.1), got {high} for {stored} bits: shift the pixels to the low "
-            f"bits if they are not there, and set HighBit to {stored - 1}, as with dcmodify -m HighBit={stored - 1}"
+            f"{path}: HighBit must be BitsStored - 1 (PS3.5, 8.1.1), got {high} for {stored} bits: shift the pixels to "
+            f"the low bits if they are not there, and set HighBit to {stored - 1}, as with dcmodify -m HighBit={stored - 1}"
         )
     each, count = sequence_of(data, "PerFrameFunctionalGroupsSequence"), integer_of(data, "NumberOfFrames", 1)
     if each and len(each) != count:

@@ -66,9 +66,10 @@ def check_padding(frames: Sequence[Frame]) -> None:
         low, high = stored_range(frame)
         if frame.padding is not None and not low <= frame.padding[0] <= frame.padding[1] <= high:
             kept = (frame.padding[0] - low) % 2**frame.bits + low
+            value = kept * frame.slope + frame.intercept
             raise SourceError(
-                f"{frame.path}: PixelPaddingValue must fit BitsStored, {low} to {high}, got {frame.padding[0]}, which reads as "
-                f"{kept}: --nodata {kept * frame.slope + frame.intercept:g} takes such pixels as invalid, --nodata none as values"
+                f"{frame.path}: PixelPaddingValue must fit BitsStored, {low} to {high}, got {frame.padding[0]}, which reads "
+                f"as {kept}: --nodata {value:g} takes such pixels as invalid, --nodata none as values"
             )
 
 
@@ -143,8 +144,8 @@ class Decoder:
         least, most = stored_range(frame)
         if low < least or high > most:
             raise SourceError(
-                f"{frame.path}: its pixels, {low} to {high} as stored, must fit BitsStored, {frame.bits}: set BitsStored and "
-                "HighBit to the depth of the pixels, or write the pixels again without the bits above"
+                f"{frame.path}: its pixels, {low} to {high} as stored, must fit BitsStored, {frame.bits}: set BitsStored "
+                "and HighBit to the depth of the pixels, or write the pixels again without the bits above"
             )
         return scaled(frame, stored, self._dtype).astype(self._dtype, copy=False)
 

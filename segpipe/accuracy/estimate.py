@@ -5,18 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from segpipe.accuracy.estimators import (
-    Float,
-    Integers,
-    Ratio,
-    Sample,
-    Strata,
-    counts,
-    largest_unseen,
-    ratio,
-    select,
-    total,
-)
+from segpipe.accuracy.estimators import Float, Integers, Ratio, Sample, Strata, counts, largest_unseen, ratio, select, total
 from segpipe.accuracy.intervals import Interval, exact, is_small, normal
 
 OVERALL = "overall"

@@ -32,22 +32,20 @@ from segpipe.results.cleaning.stage import cleaned_arrays
 from segpipe.settings import Settings, load_settings
 
 SETTINGS = (
-    *(
-        "contract",
-        "tile",
-        "overlap",
-        "blend",
-        "blend_on",
-        "tta",
-        "batch",
-        "device",
-        "precision",
-        "min_agreement",
-        "tf32",
-        "nhwc",
-        "threads",
-        "unusual_values",
-    ),
+    "contract",
+    "tile",
+    "overlap",
+    "blend",
+    "blend_on",
+    "tta",
+    "batch",
+    "device",
+    "precision",
+    "min_agreement",
+    "tf32",
+    "nhwc",
+    "threads",
+    "unusual_values",
 )
 """Settings that belong to a loaded model; all others belong to a run."""
 

@@ -12,9 +12,7 @@ from segpipe.jobs.planned import Plan, PlannedCase, as_planned
 from segpipe.jobs.worker_pool import WorkerPool, local_pool
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.findings import findings_of, with_findings
-from segpipe.pipeline.memory import (
-    most_memory,
-)
+from segpipe.pipeline.memory import most_memory
 from segpipe.pipeline.opening import open_checked
 from segpipe.results.done import done_cases
 from segpipe.results.refused import refuse_taken

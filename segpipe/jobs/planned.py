@@ -9,9 +9,7 @@ from segpipe.formats.registry import FORMATS
 from segpipe.geometry.regridding import Regridding
 from segpipe.geometry.windows import Cover, Part
 from segpipe.network.spec import ModelSpec
-from segpipe.pipeline.memory import (
-    Load,
-)
+from segpipe.pipeline.memory import Load
 from segpipe.pipeline.opening import HALO, CaseInfo
 from segpipe.results.run import Run
 

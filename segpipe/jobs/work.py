@@ -40,14 +40,7 @@ from segpipe.pipeline.run import segmented
 from segpipe.results.done import done_pixels
 from segpipe.results.joined_labels import joined
 from segpipe.results.output import CaseOutput, PartOutput, check_unchanged
-from segpipe.results.parts import (
-    is_part_done,
-    read_cut,
-    read_findings,
-    read_scaling,
-    write_findings,
-    write_scaling,
-)
+from segpipe.results.parts import is_part_done, read_cut, read_findings, read_scaling, write_findings, write_scaling
 from segpipe.results.run import Run
 from segpipe.storage import Store
 from segpipe.storage.retry import is_passing, unwritable

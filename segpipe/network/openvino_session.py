@@ -99,8 +99,9 @@ def has_bf16(device: str) -> bool:
 
 
 def openvino_device(device: str) -> str:
-    """
-    >>> place_of("openvino"), place_of("openvino:GPU.1")
+    """OpenVINO's own name of a device, from that of ``--device``.
+
+    >>> openvino_device("openvino"), openvino_device("openvino:GPU.1")
     ('CPU', 'GPU.1')
     """
     return device.partition(":")[2] or "CPU"

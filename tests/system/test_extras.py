@@ -1,17 +1,10 @@
 """The command that installs an extra, whatever segpipe was installed from."""
 
-import doctest
 import json
 import subprocess
 import sys
 
 import pytest
-
-from segpipe.process import extras
-
-
-def test_the_examples_in_its_documentation_hold():
-    assert doctest.testmod(extras).failed == 0
 
 
 @pytest.mark.parametrize(

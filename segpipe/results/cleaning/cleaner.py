@@ -14,8 +14,6 @@ from segpipe.results.cleaning.majority import majority
 from segpipe.results.cleaning.rule import Cleaning, ElementSizes
 from segpipe.results.cleaning.sieve import Sieve
 
-"""Confidence of probability 1."""
-
 
 class Planes(Protocol):
     """An array ``(bands, *shape)``."""

@@ -54,7 +54,7 @@ def plan_mosaic(output: Store, cases: Sequence[FinishedCase], rule: OverlapRule,
         output: where the masks are.
         cases: sorted by name.
         rule: which case counts where several share ground.
-        wish: CRS and pixel size that the user names.
+        request: CRS and pixel size that the user names.
 
     Raises:
         OverlapError: models, classes or kinds of grids differ, or the rule lacks what it needs.

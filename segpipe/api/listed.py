@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from segpipe.formats.case import Case, Failure
 from segpipe.jobs.case_states import CaseState
-from segpipe.jobs.planned import Plan
+from segpipe.jobs.plan import Plan
 from segpipe.jobs.prepare import Prepared, prepare
 from segpipe.jobs.summary import Summary
 from segpipe.jobs.tasks import Halt

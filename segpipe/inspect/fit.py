@@ -10,7 +10,7 @@ from segpipe.formats.scope import scope_of
 from segpipe.geometry.grid import METRES
 from segpipe.inspect.facts import Fit
 from segpipe.inspect.pixels import empty_windows
-from segpipe.jobs.planned import Plan, PlannedCase
+from segpipe.jobs.plan import Plan, PlannedCase
 from segpipe.jobs.worker_pool import memory_mb
 from segpipe.pipeline.opening import cover_of, row_of
 from segpipe.process.machine import processors

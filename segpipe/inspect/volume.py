@@ -22,7 +22,7 @@ from segpipe.geometry.grid import METRES
 from segpipe.geometry.windows import Window
 from segpipe.inspect.checks import noting, spec_of
 from segpipe.inspect.facts import VolumeFacts, VolumeFit, VolumeNeeds, VoxelValues
-from segpipe.jobs.planned import Plan, as_planned
+from segpipe.jobs.plan import Plan, as_planned
 from segpipe.jobs.worker_pool import memory_mb
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.findings import findings_of, refuse_far

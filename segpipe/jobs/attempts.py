@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from segpipe.jobs.planned import Job
+from segpipe.jobs.plan import Job
 from segpipe.jobs.tasks import GivenUp, Outcome, Result, Task
 from segpipe.jobs.work import Context, work
 from segpipe.storage.retry import log_retry, waits

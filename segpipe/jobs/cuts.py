@@ -7,7 +7,7 @@ from segpipe.errors import case_errors
 from segpipe.formats.identity import identities
 from segpipe.geometry.division import Limits, divide, repeated
 from segpipe.geometry.windows import Cover, Part
-from segpipe.jobs.planned import Cut, PlannedCase, as_planned
+from segpipe.jobs.plan import Cut, PlannedCase, as_planned
 from segpipe.jobs.worker_pool import bytes_of_worker
 from segpipe.pipeline.memory import (
     REPEATED,

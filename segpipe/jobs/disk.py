@@ -14,7 +14,7 @@ import numpy as np
 from segpipe.errors import case_errors
 from segpipe.formats.registry import FORMATS, environment
 from segpipe.formats.sink import OVERVIEWS, Space
-from segpipe.jobs.planned import Plan
+from segpipe.jobs.plan import Plan
 from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.memory import in_words, most_memory
 from segpipe.pipeline.opening import CaseInfo, open_checked

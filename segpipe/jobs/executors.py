@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from segpipe.choices import Executor
 from segpipe.jobs.attempts import attempt
 from segpipe.jobs.dask_executor import dask
-from segpipe.jobs.planned import Job, Plan
+from segpipe.jobs.plan import Job, Plan
 from segpipe.jobs.processes import processes
 from segpipe.jobs.task_queue import TaskQueue
 from segpipe.jobs.tasks import Halt, Outcome, Watcher

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from segpipe.formats.redaction import hide_case
-from segpipe.jobs.planned import Plan, PlannedCase
+from segpipe.jobs.plan import Plan, PlannedCase
 from segpipe.jobs.tasks import Outcome
 from segpipe.messages.redaction import is_redacting
 

@@ -13,7 +13,7 @@ from segpipe.jobs.cuts import keep_cut
 from segpipe.jobs.disk import stopped
 from segpipe.jobs.executors import EXECUTORS
 from segpipe.jobs.hide import hide_outcome
-from segpipe.jobs.planned import Plan
+from segpipe.jobs.plan import Plan
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.summary import WARNED, Summary
 from segpipe.jobs.tasks import Halt, Outcome, Watcher

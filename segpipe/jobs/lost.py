@@ -1,7 +1,7 @@
 """What executors do about workers that are lost, fail or hang: how often, and how long until, a task is tried again."""
 
 from segpipe.errors import SegpipeError, WorkerError, one_line
-from segpipe.jobs.planned import Job
+from segpipe.jobs.plan import Job
 from segpipe.jobs.tasks import JoinJob, Outcome, Result, Task
 from segpipe.results.done import done_pixels
 from segpipe.results.run import Run

@@ -1,118 +1,151 @@
-"""Plan a run before anything is inferred: open its cases, choose the workers, and cut the cases that are too large."""
+"""A plan as data: cases, jobs of small cases, and large cases cut into parts; picklable, without pixels."""
 
-from collections.abc import Sequence
-from contextlib import closing
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from segpipe.errors import OutputError, OutsideError, case_errors
 from segpipe.formats.case import Case, Failure
-from segpipe.formats.registry import environment
-from segpipe.jobs.cuts import cut_large
-from segpipe.jobs.planned import Plan, PlannedCase, as_planned
-from segpipe.jobs.worker_pool import WorkerPool, local_pool
+from segpipe.formats.registry import FORMATS
+from segpipe.geometry.regridding import Regridding
+from segpipe.geometry.windows import Cover, Part
 from segpipe.network.spec import ModelSpec
-from segpipe.pipeline.findings import findings_of, with_findings
-from segpipe.pipeline.memory import most_memory
-from segpipe.pipeline.opening import open_checked
-from segpipe.results.done import done_cases
-from segpipe.results.refused import refuse_taken
+from segpipe.pipeline.memory import Load
+from segpipe.pipeline.opening import HALO, CaseInfo
 from segpipe.results.run import Run
-from segpipe.storage.retry import is_passing
 
-LOOKED_AT = 500
-"""Most cases whose headers are read before inference, in about half a second. Beyond that, each case is opened only by
-its job: opening a picture twice costs more than all other bookkeeping."""
+JOB_WINDOWS, JOB_BATCHES = 64, 16
+"""Most windows of small cases in one job: seconds of work on a CPU; or that many batches, if more, since a device waits for
+the first of a job."""
+
+JOBS_PER_WORKER = 4
+"""Fewest jobs per worker, if there are enough cases, so that no worker waits long for the last."""
 
 
-def make_plan(
-    cases: Sequence[Case], run: Run, processors: int, pool: WorkerPool | None = None, *, look: bool = False
-) -> Plan:
-    """Skip finished cases, open the rest unless there are too many, and cut the large ones.
+@dataclass(frozen=True, slots=True)
+class PlannedCase:
+    """A case to be done and what it requires."""
 
-    Args:
-        cases: cases of the run.
-        run: the run.
-        processors: those of this machine, which are distributed over workers.
-        pool: the workers of a cluster; None: workers of this machine.
-        look: open all cases, however many there are, and sample some of their pixels.
-    """
-    done = [] if run.settings.overwrite else done_cases(cases, run)
-    finished = {id(case) for case in done}
-    rest = [case for case in cases if id(case) not in finished] if done else cases
-    if len(rest) > LOOKED_AT and not look:
-        pool = pool or local_pool([], len(rest), run, processors)
-        return Plan(workers=pool.workers, calls=pool.calls, threads=pool.threads, unseen=rest, done=done)
-    looked = _Looked()
-    with environment():
-        for case in rest:
-            _look(case, run, looked, values=look)
-    planned = _without_collisions(run, looked)
-    pool = pool or local_pool(planned, len(looked.unseen), run, processors)
-    total = sum(case.windows for case in planned)
-    # labels of a list are joined row by row, whatever the size of a case
-    cuts = () if run.model.listed else tuple(cut_large(planned, run, pool.workers, total))
-    in_parts = {cut.case.case.name for cut in cuts}
-    return Plan(
-        workers=pool.workers,
-        calls=pool.calls,
-        threads=pool.threads,
-        small=tuple(case for case in planned if case.case.name not in in_parts),
-        cuts=cuts,
-        unseen=looked.unseen,
-        done=done,
-        failed=tuple(looked.failed),
-        outside=looked.outside,
+    case: Case
+    shape: tuple[int, ...]
+    windows: int
+    notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = field(default=(), repr=False)
+    """Absolute paths of the files that its pixels come from."""
+    block_bytes: int = 0
+    """Bytes of the blocks that a row of its windows touches."""
+    regridding: Regridding | None = None
+    """The case's own grid and the network's; None if they are the same."""
+    unpacked: int = 0
+    """Bytes that a process takes in TMPDIR while it reads the case."""
+
+    def cover(self, model: ModelSpec) -> Cover:
+        """The windows of the case."""
+        if self.regridding is None:
+            return Cover(self.shape, model.tiling_of(self.shape))
+        return Cover(self.regridding.shape, model.tiling_of(self.shape), HALO)
+
+    def load(self, model: ModelSpec) -> Load:
+        """What determines the memory of a worker that does the case in one piece."""
+        return Load(self.cover(model), FORMATS[self.case.format].cache().size(self.block_bytes), self.regridding)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the case's own grid."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work for one task: whole cases, in order. Picklable; carries paths, never pixels."""
+
+    cases: tuple[Case, ...]
+    unseen: bool = False
+    """Whether the cases have not been opened; a case that is too large, or beyond ``job_windows``, is handed back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A case that is large enough to be processed in parts."""
+
+    case: PlannedCase
+    parts: tuple[Part, ...]
+    repeated: float
+    """Windows that are inferred for several parts, as a share of the case's windows."""
+
+    def load(self, model: ModelSpec) -> Load:
+        """What determines the memory of a worker that does any part of the case."""
+        cover = self.case.cover(model)
+        extents = zip(*(cover.extent(part) for part in self.parts), strict=True)
+        return replace(self.case.load(model), extent=tuple(map(max, extents)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Every case is in exactly one of: small, a cut, unseen, done, failed, outside."""
+
+    workers: int
+    calls: int
+    """Batches in flight in the model of one worker."""
+    small: tuple[PlannedCase, ...] = ()
+    """Processed whole, several to a job."""
+    cuts: tuple[Cut, ...] = ()
+    unseen: Sequence[Case] = ()
+    """Not opened yet; their jobs open them."""
+    done: Sequence[Case] = ()
+    failed: tuple[Failure, ...] = ()
+    outside: Sequence[Case] = ()
+    """Outside the area of interest."""
+    threads: int = 1
+    """Threads that a call may use if no processor is to be idle: memory allows fewer calls than there are processors."""
+
+    @property
+    def seen(self) -> list[PlannedCase]:
+        """Remaining cases whose size is known."""
+        return [*(cut.case for cut in self.cuts), *self.small]
+
+    def __len__(self) -> int:
+        """Number of remaining cases."""
+        return len(self.cuts) + len(self.small) + len(self.unseen)
+
+    @property
+    def pixels(self) -> int | None:
+        """Pixels of all remaining cases; None if not known yet."""
+        return None if self.unseen else sum(case.pixels for case in self.seen)
+
+    def jobs(self, run: Run) -> Iterator[Job]:
+        """Yield jobs for the small cases."""
+        return group_into_jobs(self.small, self.workers, job_windows(run))
+
+
+def as_planned(case: Case, info: CaseInfo) -> PlannedCase:
+    """Facts about a case after it was opened."""
+    return PlannedCase(
+        case,
+        shape=info.grid.shape,
+        windows=len(info.cover),
+        notes=(*info.notes, *info.warnings),
+        files=info.asked,
+        block_bytes=info.block_bytes,
+        regridding=info.regridding,
+        unpacked=info.unpacked,
     )
 
 
-@dataclass
-class _Looked:
-    """Cases after a first look, each in one list."""
-
-    planned: list[PlannedCase] = field(default_factory=list)
-    failed: list[Failure] = field(default_factory=list)
-    unseen: list[Case] = field(default_factory=list)
-    """Their jobs try again later."""
-    outside: list[Case] = field(default_factory=list)
+def job_windows(run: Run) -> int:
+    """Most windows of small cases in one job; fewer where each is scored several times."""
+    return max(1, JOB_WINDOWS // run.model.passes, JOB_BATCHES * run.model.batch // run.model.passes)
 
 
-def _look(case: Case, run: Run, looked: _Looked, *, values: bool) -> None:
-    """Open a case; with ``values``, sample some of its pixels, too."""
-    with case_errors(case.path) as caught:
-        source, info = open_checked(case, _uncropped(run.model), run.overrides, memory=most_memory(run.settings))
-        with closing(source):
-            if values:
-                found = findings_of(source, run.model.contract)
-                info = with_findings(case, info, found, allow=run.settings.unusual_values == "allow")
-            if (cleaning := run.cleaning) is not None:
-                cleaning.weights(info.grid, case.path)  # refuses a unit that the case does not have
-            looked.planned.append(as_planned(case, info))
-    if isinstance(caught.error, OutsideError):
-        looked.outside.append(case)
-    elif is_passing(caught.error):
-        looked.unseen.append(case)
-    elif caught.error is not None:
-        looked.failed.append(Failure(case, str(caught.error)))
-
-
-def _uncropped(model: ModelSpec) -> ModelSpec:
-    """The model, for a case of which no pixel is read yet: its job finds the crop, and ``cut_large`` that of a large one."""
-    if model.contract.crop is None:
-        return model
-    return replace(model, contract=model.contract.model_copy(update={"crop": None}))
-
-
-def _without_collisions(run: Run, looked: _Looked) -> list[PlannedCase]:
-    """Fail the cases whose mask would replace a source of any case, or a file that segpipe did not write."""
-    sources = {file for case in looked.planned for file in case.files}
-    kept = []
-    for case in looked.planned:
-        try:
-            refuse_taken(case.case, run, sources)
-            kept.append(case)
-        except OutputError as error:
-            if is_passing(error):
-                looked.unseen.append(case.case)
-            else:
-                looked.failed.append(Failure(case.case, str(error)))
-    return kept
+def group_into_jobs(cases: Iterable[PlannedCase], workers: int, most: int) -> Iterator[Job]:
+    """Group consecutive small cases into jobs of up to ``most`` windows, and no fewer jobs than suit the workers."""
+    cases = list(cases)
+    fair = -(-sum(case.windows for case in cases) // (workers * JOBS_PER_WORKER))
+    limit = min(most, fair)
+    held: list[PlannedCase] = []
+    for case in cases:
+        if held and sum(c.windows for c in held) + case.windows > limit:
+            yield Job(tuple(c.case for c in held))
+            held = []
+        held.append(case)
+    if held:
+        yield Job(tuple(c.case for c in held))

@@ -14,8 +14,8 @@ from segpipe.formats.search import searched_root
 from segpipe.jobs.cluster import cluster_workers
 from segpipe.jobs.hide import hide_plan
 from segpipe.jobs.orders import LoadAhead
-from segpipe.jobs.plan import make_plan
-from segpipe.jobs.planned import Plan
+from segpipe.jobs.plan import Plan
+from segpipe.jobs.planning import make_plan
 from segpipe.jobs.trace import check_trace
 from segpipe.jobs.worker_process import tell_spare
 from segpipe.messages.printable import printable

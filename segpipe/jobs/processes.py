@@ -10,7 +10,7 @@ from multiprocessing.connection import wait
 from segpipe.errors import ModelError, SegpipeError, WorkerError
 from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, HungError, failures, hung_reason, lost_reason, split_job
 from segpipe.jobs.orders import End, GiveUp, Pixels, Ready, Report, RunTask, Setup, TaskEnded, TaskFailed, Warned
-from segpipe.jobs.planned import Job, Plan
+from segpipe.jobs.plan import Job, Plan
 from segpipe.jobs.task_queue import TaskQueue
 from segpipe.jobs.tasks import Halt, Outcome, Progress, Task, Watcher
 from segpipe.jobs.worker_process import LostError, WorkerProcess, start_worker, take_spare

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from segpipe.formats.redaction import hidden_inputs
 from segpipe.jobs import attempts
-from segpipe.jobs.planned import Job
+from segpipe.jobs.plan import Job
 from segpipe.jobs.tasks import Progress, Result, Task
 from segpipe.jobs.work import Context
 from segpipe.pipeline.infer import LoadedModel

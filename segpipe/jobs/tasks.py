@@ -8,7 +8,7 @@ from typing import Protocol
 
 from segpipe.formats.case import Case
 from segpipe.geometry.windows import Part
-from segpipe.jobs.planned import Job, PlannedCase
+from segpipe.jobs.plan import Job, PlannedCase
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from segpipe.errors import OutputError
 from segpipe.formats.case import Case
-from segpipe.jobs.planned import Plan
+from segpipe.jobs.plan import Plan
 from segpipe.jobs.summary import Summary
 from segpipe.process.machine import processors
 from segpipe.results.run import Run

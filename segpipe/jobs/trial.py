@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import OutputError, SettingsError
-from segpipe.jobs.planned import Plan
+from segpipe.jobs.plan import Plan
 from segpipe.network.averaging import AS_IT_IS
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.infer import HostModel

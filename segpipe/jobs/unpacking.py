@@ -8,7 +8,7 @@ from heapq import nlargest
 from pathlib import Path
 
 from segpipe.jobs.disk import free_at, needed, sampled_infos
-from segpipe.jobs.planned import Plan
+from segpipe.jobs.plan import Plan
 from segpipe.jobs.worker_pool import memory_mb
 from segpipe.pipeline.memory import in_words
 from segpipe.process.machine import is_in_memory, memory

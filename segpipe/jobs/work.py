@@ -29,7 +29,7 @@ from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.identity import FolderListings
 from segpipe.formats.registry import environment, release
 from segpipe.jobs.join import DamagedPartsError, case_output, join
-from segpipe.jobs.planned import Job, as_planned, job_windows
+from segpipe.jobs.plan import Job, as_planned, job_windows
 from segpipe.jobs.tasks import Damaged, GivenUp, JoinJob, MeasureJob, Outcome, PartJob, Progress, Result, Returned, Task
 from segpipe.pipeline.decide import Boxes
 from segpipe.pipeline.infer import LoadedModel

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from segpipe.formats.registry import FORMATS
-from segpipe.jobs.planned import Plan, PlannedCase
+from segpipe.jobs.plan import Plan, PlannedCase
 from segpipe.network.device import gpus
 from segpipe.pipeline.memory import Load, audit_bytes, is_large, usual_memory, worker_bytes
 from segpipe.results.cleaning.stage import cleaning_bytes

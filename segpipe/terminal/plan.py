@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from segpipe.formats.left_out import listed
 from segpipe.formats.registry import FORMATS, by_suffix
 from segpipe.jobs.disk import forecast, shortages
-from segpipe.jobs.planned import Plan
+from segpipe.jobs.plan import Plan
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.unpacking import unpacking, unpacking_shortages
 from segpipe.jobs.worker_pool import memory_mb

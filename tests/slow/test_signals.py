@@ -134,7 +134,7 @@ BEFORE = [
     "pipeline.model_check:try_out",
     "pipeline.infer:raw",
     "formats.cases:find_input",
-    "jobs.plan:make_plan",
+    "jobs.planning:make_plan",
     "jobs.trial:choose_split",
 ]
 """Nothing is begun."""

@@ -17,7 +17,7 @@ from rasterio.features import rasterize
 from scenes import assert_same
 
 from segpipe.formats.raster.source import RasterSource
-from segpipe.jobs import plan
+from segpipe.jobs import planning
 from segpipe.pipeline.infer import HostModel
 
 UTM = Affine(10, 0, 500_000, 0, -10, 5_400_000)
@@ -172,7 +172,7 @@ def test_a_case_is_done_again_after_the_area_changed(folder: Path) -> None:
 
 def test_a_case_outside_is_told_and_has_no_mask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for out, looked in {"out": 500, "late": 0}.items():
-        monkeypatch.setattr(plan, "LOOKED_AT", looked)
+        monkeypatch.setattr(planning, "LOOKED_AT", looked)
         done = run(folder, "--aoi", "aoi.gpkg", "--log-file", f"{out}.log", out=out)
         assert "outside  far  no pixel in the area of interest" in done.stdout
         assert not list((folder / out).glob("far*"))

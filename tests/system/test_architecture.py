@@ -20,7 +20,7 @@ MOST_FILES = 12
 
 HANDS = {
     "formats/cases.py": "find_input",
-    "jobs/plan.py": "make_plan",
+    "jobs/planning.py": "make_plan",
     "jobs/work.py": "run_job",
     "pipeline/run.py": "segmented",
     "pipeline/read.py": "windows_of",

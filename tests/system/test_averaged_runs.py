@@ -15,7 +15,7 @@ from command import invoke
 from networks import contract, local, positional, toml
 
 import segpipe
-from segpipe.jobs.planned import job_windows
+from segpipe.jobs.plan import job_windows
 from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec
 from segpipe.settings import load_settings

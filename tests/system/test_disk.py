@@ -284,7 +284,7 @@ def test_a_disk_that_is_likely_too_full_is_warned_of(free, words, prepared, monk
 
 def test_cases_that_nobody_has_looked_at_are_foreseen_by_some(scenes, monkeypatch):
     before = needed((seen := prepare(settings(scenes))).plan, seen.run)
-    monkeypatch.setattr("segpipe.jobs.plan.LOOKED_AT", 3)
+    monkeypatch.setattr("segpipe.jobs.planning.LOOKED_AT", 3)
     unseen = prepare(settings(scenes))
     assert len(unseen.plan.unseen) == len(NAMES)
     assert needed(unseen.plan, unseen.run).most == pytest.approx(before.most)

@@ -15,11 +15,11 @@ from networks import local
 from scenes import SEGPIPE, Silent, assert_same, begin, begin_and_stop, go_on_until, wait
 
 from segpipe.formats.cases import find_cases
-from segpipe.jobs import plan, planned
+from segpipe.jobs import plan, planning
 from segpipe.jobs.case_states import CaseState
 from segpipe.jobs.launch import carry_out
-from segpipe.jobs.plan import LOOKED_AT
-from segpipe.jobs.planned import JOB_WINDOWS
+from segpipe.jobs.plan import JOB_WINDOWS
+from segpipe.jobs.planning import LOOKED_AT
 from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec
 from segpipe.results.done import done_cases
@@ -85,7 +85,7 @@ def made_few(tmp_path_factory):
 @pytest.fixture
 def few(made_few, monkeypatch):
     """Fewer, of which a run in this process looks at 50 beforehand."""
-    monkeypatch.setattr(plan, "LOOKED_AT", FEW - 50)
+    monkeypatch.setattr(planning, "LOOKED_AT", FEW - 50)
     return made_few
 
 
@@ -189,14 +189,14 @@ def test_a_case_costs_some_hundred_bytes_however_many_there_are(tmp_path):
 def test_the_first_process_keeps_no_job_that_has_ended(root, tmp_path, monkeypatch):
     """Dask remembers a thousand messages of each connection, unless it is told not to."""
     monkeypatch.chdir(root)
-    monkeypatch.setattr(planned, "JOB_WINDOWS", 2)  # in the first process alone
-    monkeypatch.setattr(planned, "JOB_BATCHES", 0)
+    monkeypatch.setattr(plan, "JOB_WINDOWS", 2)  # in the first process alone
+    monkeypatch.setattr(plan, "JOB_BATCHES", 0)
     found: list[int] = []
 
     class Counting(Silent):
         def outcome(self, outcome):
             if len(found) < SMALL:
-                found.append(sum(type(held) is planned.Job for held in gc.get_objects()) if len(found) % 50 == 49 else 0)
+                found.append(sum(type(held) is plan.Job for held in gc.get_objects()) if len(found) % 50 == 49 else 0)
 
     flags = {"input": ("in",), "model": "m.onnx", "output": str(tmp_path / "out"), "workers": 1, "device": "cpu"}
     carry_out(prepare(load_settings(None, flags)), Counting())

@@ -8,7 +8,7 @@ from networks import pixelwise
 from scenes import Silent
 
 from segpipe.errors import OutputError
-from segpipe.jobs import join, plan, planned, task_queue
+from segpipe.jobs import join, plan, planning, task_queue
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.settings import load_settings
@@ -104,7 +104,7 @@ def test_a_case_does_not_replace_one_that_the_file_system_takes_for_it(seen, run
     for name in ("a.tif", "a.json", "a.confidence.tif", "a.tif.aux.xml"):
         (tmp_path / "out" / f"A{name[1:]}").hardlink_to(tmp_path / "out" / name)
     if seen != "before":
-        monkeypatch.setattr(plan, "refuse_taken", lambda *_: None)  # as if a worker had written them meanwhile
+        monkeypatch.setattr(planning, "refuse_taken", lambda *_: None)  # as if a worker had written them meanwhile
     before = (tmp_path / "out" / "a.tif").read_bytes()
     raster("in/A.tif", np.full((3, 40, 40), 200, np.uint8))
     summary = run()
@@ -141,9 +141,9 @@ def test_an_input_named_as_log_stays(raster, tmp_path):
 @pytest.mark.parametrize("name", FOREIGN)
 def test_a_foreign_file_of_a_large_case_that_nobody_has_looked_at_stays(seen, name, run, raster, tmp_path, monkeypatch):
     """Such a case is handed back by its job, cut, and done in parts."""
-    monkeypatch.setattr(plan, "LOOKED_AT", 0)
-    monkeypatch.setattr(planned, "JOB_WINDOWS", 1)
-    monkeypatch.setattr(planned, "JOB_BATCHES", 1)
+    monkeypatch.setattr(planning, "LOOKED_AT", 0)
+    monkeypatch.setattr(plan, "JOB_WINDOWS", 1)
+    monkeypatch.setattr(plan, "JOB_BATCHES", 1)
     if seen != "before the parts":
         monkeypatch.setattr(task_queue, "_refused", lambda *_: None)  # as if somebody had put it there meanwhile
     joined = []

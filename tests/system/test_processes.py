@@ -24,7 +24,7 @@ from segpipe.jobs import processes, worker_process
 from segpipe.jobs.launch import carry_out, executor_of
 from segpipe.jobs.lost import ALONE, RETRIES, split_job
 from segpipe.jobs.orders import Alive, End, LoadAhead, Pixels, Ready, RunTask, Setup, TaskEnded, TaskFailed
-from segpipe.jobs.planned import Job
+from segpipe.jobs.plan import Job
 from segpipe.jobs.prepare import prepare
 from segpipe.jobs.processes import STARTS, _Attempt, _Dispatcher, _Losses, _Worker
 from segpipe.jobs.task_runner import TaskRunner, Throttled
@@ -265,7 +265,7 @@ MOMENTS = [
     "network.read:read_spec",
     "jobs.worker_process:start_worker",
     "pipeline.model_check:try_out",
-    "jobs.plan:make_plan",
+    "jobs.planning:make_plan",
 ]
 
 

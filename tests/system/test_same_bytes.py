@@ -12,7 +12,7 @@ from rasterio.transform import from_origin
 from segpipe.formats.case import Case
 from segpipe.jobs.attempts import attempt
 from segpipe.jobs.executors import EXECUTORS
-from segpipe.jobs.planned import Job, PlannedCase, group_into_jobs
+from segpipe.jobs.plan import Job, PlannedCase, group_into_jobs
 from segpipe.jobs.task_queue import TaskQueue
 from segpipe.jobs.tasks import PartJob
 from segpipe.jobs.work import Context

@@ -25,7 +25,7 @@ from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.local_cluster import started
-from segpipe.jobs.plan import make_plan
+from segpipe.jobs.planning import make_plan
 from segpipe.jobs.prepare import prepare
 from segpipe.jobs.worker_pool import memory_mb
 from segpipe.network.arrays import HOST

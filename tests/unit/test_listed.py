@@ -17,7 +17,7 @@ from segpipe.export.nnunet.folder import TrainedFolder
 from segpipe.formats.case import Case
 from segpipe.formats.finished_mask import as_stored, open_labels
 from segpipe.geometry.windows import Window
-from segpipe.jobs.planned import Plan
+from segpipe.jobs.plan import Plan
 from segpipe.network.listed import joined_spec, spec_of_run
 from segpipe.network.model_list import is_list, read_list
 from segpipe.network.spec import Listed

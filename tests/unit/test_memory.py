@@ -15,7 +15,7 @@ from segpipe.geometry.regridding import Regridding
 from segpipe.geometry.voxel_grid import VoxelGrid
 from segpipe.geometry.weighting import Weights
 from segpipe.geometry.windows import Cover, Window
-from segpipe.jobs.planned import PlannedCase, as_planned
+from segpipe.jobs.plan import PlannedCase, as_planned
 from segpipe.network.read import read_spec
 from segpipe.overrides import Overrides
 from segpipe.pipeline import memory, model_check, opening

@@ -66,7 +66,7 @@ def test_files_that_are_read_in_place_take_nothing(folder: Path) -> None:
 
 
 def test_cases_that_were_not_opened_count_as_the_largest_of_a_sample(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segpipe.jobs.plan.LOOKED_AT", 2)
+    monkeypatch.setattr("segpipe.jobs.planning.LOOKED_AT", 2)
     assert of(folder, executor="dask", workers=2) == Unpacked(BYTES["a"], 2 * BYTES["a"])
 
 

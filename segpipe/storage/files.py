@@ -1,7 +1,9 @@
 """Local files that appear whole or not at all."""
 
+import errno
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +20,9 @@ def partial(path: Path) -> Path:
 
 NEARLY_FULL = 2**20
 """Free bytes below which a write error of unknown cause is taken for a full disk."""
+
+NOT_EVERYWHERE = re.compile(r'[<>:"|?*\\]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
+"""Matches names that Windows reserves, so that exFAT, NTFS and shares of SMB refuse them."""
 
 LONGEST = 230
 """Longest name in bytes to which a draft can add a prefix and a suffix: most file systems allow 255."""
@@ -92,4 +97,7 @@ def output_errors(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {of_system(error)}") from error
+        mend = ""
+        if error.errno in {errno.EINVAL, errno.ENOENT} and NOT_EVERYWHERE.search(Path(path).name):
+            mend = f': exFAT, NTFS and SMB shares allow no file named "{Path(path).name}": rename the input'
+        raise OutputError(f"{path} cannot be written: {of_system(error)}{mend}") from error

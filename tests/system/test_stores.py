@@ -12,6 +12,7 @@ import pytest
 
 from segpipe.errors import OutputError
 from segpipe.storage import check_name
+from segpipe.storage.files import output_errors
 from segpipe.storage.folder import DRAFTS, Folder
 
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
@@ -31,6 +32,26 @@ def test_a_name_must_stay_below_the_output(name, tmp_path):
 def test_any_other_name_is_a_name(name, tmp_path):
     Folder(tmp_path).write(name, b"x")
     assert (tmp_path / name).read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("name", ["2023-06-01T10:30.tif", "q?.tif", "CON.tif.aux.xml", "end.", "a/b|c.tif"])
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EINVAL])
+def test_a_name_that_windows_reserves_is_named_where_the_file_system_refuses_it(name, code):
+    """As exFAT (ENOENT) and NTFS (EINVAL) refuse them."""
+    with (
+        pytest.raises(OutputError, match=re.escape(f'allow no file named "{Path(name).name}": rename the input')),
+        output_errors(name),
+    ):
+        raise OSError(code, os.strerror(code))
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("a.tif", errno.EINVAL), ("con.sole/b.tif", errno.ENOENT), ("a:b.tif", errno.ENOSPC)]
+)
+def test_other_errors_say_nothing_of_names(name, code):
+    with pytest.raises(OutputError) as caught, output_errors(name):
+        raise OSError(code, os.strerror(code))
+    assert "named" not in str(caught.value)
 
 
 def test_a_folder_that_leads_out_of_the_output_is_refused(tmp_path):

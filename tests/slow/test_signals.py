@@ -207,7 +207,7 @@ def test_a_second_signal_stops_what_runs(second, warm, whole, tmp_path):
 def test_a_second_signal_leaves_tables_that_take_long_to_the_next_run(warm, whole, tmp_path):
     """Both cases lie on the same ground."""
     out, log = tmp_path / "out", tmp_path / "log"
-    twice = (named("jobs.conclude:conclude"), TERM), (named("overlap.totals:_meeting"), INT)
+    twice = (named("jobs.conclude:conclude"), TERM), (named("results.overlap.totals:_meeting"), INT)
     code, said = warm(run_of(out, SERIAL), log, *twice)
     check(code, 75, said, out, whole)
     assert said.count("tables have 2 s to finish; interrupt once more to leave them out") == 1

@@ -1,4 +1,4 @@
-"""Runs with --lesions and --instances: same bytes for parts and workers, resuming, what is refused; lesion_rule.py, too."""
+"""Runs with --lesions and --instances: same bytes for parts and workers, resuming, what is refused; lesions/rule.py, too."""
 
 import csv
 import json

@@ -10,6 +10,9 @@ PACKAGE = TESTS.parent / "segpipe"
 
 DOTTED = re.compile(r"segpipe(?:\.\w+)+")
 
+MOMENT = re.compile(r"(?:segpipe\.)?([a-z_]+(?:\.\w+)+):(\w+)(?::\d+)?")
+"""A function at whose call a test stops or kills a run: ``jobs.join:join``, or ``jobs.work:_write:2`` at the second call."""
+
 
 def modules() -> dict[str, set[str]]:
     """Names of all modules, with the names of files that would be their tests."""
@@ -47,3 +50,21 @@ def test_names_are_found_in_imports_and_strings():
     text = "import segpipe.a.b\nfrom segpipe.c import d\npatch('segpipe.e.f.G', 1)\nx = 'no segpipe'\n"
     assert {"segpipe.a.b", "segpipe.c", "segpipe.c.d", "segpipe.e.f.G"} == set(named(text))
     assert set(named("from . import x\n")) == set()
+
+
+def moments() -> Iterator[tuple[str, str, str]]:
+    """File, module and function of each moment that a test names."""
+    for path in TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and (found := MOMENT.fullmatch(node.value)):
+                yield path.name, found[1], found[2]
+
+
+def test_functions_at_which_tests_stop_a_run_exist():
+    gone = []
+    for test, module, function in moments():
+        file = PACKAGE / (module.replace(".", "/") + ".py")
+        if not file.exists() or f"def {function}(" not in file.read_text():
+            gone.append(f"{test}: {module}:{function}")
+    assert not gone
+    assert ("test_signals.py", "jobs.conclude", "conclude") in set(moments())

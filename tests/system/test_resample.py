@@ -10,9 +10,9 @@ import volumes
 from networks import Network, contract, local, pixelwise, positional, volumetric
 from rasterio.transform import from_origin
 from scipy.ndimage import map_coordinates
-from test_axes import brute_force as brute_force_volume
 from test_oracle import NODATA, brute_force, check, scene
 from test_regridding import by_matrices, places
+from test_volume_stages import brute_force as brute_force_volume
 
 from segpipe.export.tiles import scene_samples
 from segpipe.formats.cases import find_cases

@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime
 import pytest
 from networks import Network, contract, pixelwise, positional, volumetric
-from test_axes import brute_force
 from test_oracle import starts
+from test_volume_stages import brute_force
 
 import segpipe
 from segpipe.network.averaging import AS_IT_IS, flips_over, mean_scores

@@ -16,7 +16,7 @@ import pytest
 import SimpleITK
 import volumes
 from numpy.typing import NDArray
-from test_axes import brute_force
+from test_volume_stages import brute_force
 from test_voxel_grid import ALL
 
 from segpipe.formats.cases import find_cases

@@ -16,7 +16,7 @@ Execute = Callable[[Prepared, str], Summary]
 """Carries out a run under a title."""
 
 
-def runs_of_list(prepared: Prepared, *, look: bool = False) -> Iterator[tuple[Listed, Prepared]]:
+def runs_of_list(prepared: Prepared, *, open_all: bool = False) -> Iterator[tuple[Listed, Prepared]]:
     """Each model of a list with its prepared run, for the cases that the joined run still has to do.
 
     Raises:
@@ -25,13 +25,13 @@ def runs_of_list(prepared: Prepared, *, look: bool = False) -> Iterator[tuple[Li
     left = frozenset(case.name for case in remaining(prepared.plan))
     for listed in prepared.run.model.listed if left else ():
         settings = settings_of_listed(prepared.run.settings, listed)
-        yield listed, replace(prepare(settings, look=look, only=left), command=prepared.command)
+        yield listed, replace(prepare(settings, open_all=open_all, only=left), command=prepared.command)
 
 
 def remaining(plan: Plan) -> Iterator[Case]:
     """Cases that a plan has to do."""
-    yield from (planned.case for planned in plan.seen)
-    yield from plan.unseen
+    yield from (planned.case for planned in plan.opened)
+    yield from plan.unopened
 
 
 def without(plan: Plan, names: Collection[str]) -> Plan:
@@ -40,7 +40,7 @@ def without(plan: Plan, names: Collection[str]) -> Plan:
         plan,
         small=tuple(one for one in plan.small if one.case.name not in names),
         cuts=tuple(one for one in plan.cuts if one.case.case.name not in names),
-        unseen=[case for case in plan.unseen if case.name not in names],
+        unopened=[case for case in plan.unopened if case.name not in names],
     )
 
 

@@ -212,11 +212,11 @@ def _run_with(settings: "Settings", dry_run: bool) -> int:
         from segpipe.terminal.profile import print_profile
         from segpipe.terminal.progress import print_conclusion, watcher
 
-    prepared = prepare(settings, look=dry_run, age=age())
+    prepared = prepare(settings, open_all=dry_run, age=age())
     for line in settings_lines(prepared, everything=logging.getLogger("segpipe").isEnabledFor(logging.INFO)):
         echo(printable(line), err=True)
     if dry_run:
-        plans = [*runs_of_list(prepared, look=True), (None, prepared)]
+        plans = [*runs_of_list(prepared, open_all=True), (None, prepared)]
         for listed, own in plans:
             if listed is not None:
                 echo(f"model {listed.name}, {listed.spec.title}")

@@ -85,10 +85,10 @@ def _doubtful(prepared: Prepared, summary: Summary) -> None:
 
 def _totals(prepared: Prepared, summary: Summary, *, halt: Halt) -> None:
     """Add up the cases; ground that several share counts once."""
-    cases = list(summary.good)
+    run, cases = prepared.run, list(summary.good)
     if cases and len(cases) <= ADDED_UP and not summary.interrupted:
         with _interrupting(summary):
-            summary.totals = run_totals(prepared.run.output, cases, prepared.run.settings.overlap_rule, look=halt.check)
+            summary.totals = run_totals(run.output, cases, run.settings.overlap_rule, checkpoint=halt.check)
 
 
 def _zones(prepared: Prepared, summary: Summary, *, halt: Halt) -> None:
@@ -100,7 +100,7 @@ def _zones(prepared: Prepared, summary: Summary, *, halt: Halt) -> None:
             _forget_zones(run)
         elif not summary.interrupted:
             with _interrupting(summary):
-                make_tables(task, prepared.zones, run.output, cases, look=halt.check)
+                make_tables(task, prepared.zones, run.output, cases, checkpoint=halt.check)
     if summary.interrupted and prepared.zones is not None:
         _forget_zones(run)
         LOG.warning("%s is written at the end of a run, and this one was interrupted", run.output.path(ZONES))

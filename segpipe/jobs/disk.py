@@ -153,17 +153,17 @@ def _draft(name: str, pixels: float, layers: Sequence[tuple[int, float]]) -> flo
 
 def _sizes(plan: Plan, run: Run) -> list[tuple[str, float]]:
     """Format and number of pixels of each case to be done; cases that were not opened count with the mean of the others."""
-    seen: list[tuple[str, float]] = [(case.case.format, case.pixels) for case in plan.seen]
-    if not plan.unseen:
-        return seen
+    opened: list[tuple[str, float]] = [(case.case.format, case.pixels) for case in plan.opened]
+    if not plan.unopened:
+        return opened
     some = [math.prod(info.grid.shape) for info in sampled_infos(plan, run)]
-    return seen + [(case.format, sum(some) / len(some)) for case in plan.unseen] if some else seen
+    return opened + [(case.format, sum(some) / len(some)) for case in plan.unopened] if some else opened
 
 
 def sampled_infos(plan: Plan, run: Run) -> Iterator[CaseInfo]:
     """Open some cases that were not opened yet; leave out those that cannot be opened."""
     with environment():
-        for case in plan.unseen[:: max(1, len(plan.unseen) // SAMPLE)]:
+        for case in plan.unopened[:: max(1, len(plan.unopened) // SAMPLE)]:
             with case_errors(case.path):  # the job of the case reports any error
                 if is_remote(case.path):
                     continue  # would take a request each

@@ -76,7 +76,7 @@ def _log_plan(plan: Plan) -> None:
         "%d cases in parts, %d in one piece and %d not looked at, on %d workers with %d calls each",
         len(plan.cuts),
         len(plan.small),
-        len(plan.unseen),
+        len(plan.unopened),
         plan.workers,
         plan.calls,
     )

@@ -25,7 +25,9 @@ class HungError(SegpipeError):
 
 def split_job(task: Task) -> list[Task]:
     """Split a job that has lost its worker into single cases; empty if it has only one."""
-    return [Job((case,), unseen=task.unseen) for case in task.cases] if isinstance(task, Job) and len(task.cases) > 1 else []
+    if not isinstance(task, Job) or len(task.cases) == 1:
+        return []
+    return [Job((case,), unopened=task.unopened) for case in task.cases]
 
 
 def failures(task: Task, run: Run, error: str) -> list[Result]:

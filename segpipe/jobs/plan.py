@@ -59,7 +59,7 @@ class Job:
     """Work for one task: whole cases, in order. Picklable; carries paths, never pixels."""
 
     cases: tuple[Case, ...]
-    unseen: bool = False
+    unopened: bool = False
     """Whether the cases have not been opened; a case that is too large, or beyond ``job_windows``, is handed back."""
 
 
@@ -81,7 +81,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Every case is in exactly one of: small, a cut, unseen, done, failed, outside."""
+    """Every case is in exactly one of: small, a cut, unopened, done, failed, outside."""
 
     workers: int
     calls: int
@@ -89,7 +89,7 @@ class Plan:
     small: tuple[PlannedCase, ...] = ()
     """Processed whole, several to a job."""
     cuts: tuple[Cut, ...] = ()
-    unseen: Sequence[Case] = ()
+    unopened: Sequence[Case] = ()
     """Not opened yet; their jobs open them."""
     done: Sequence[Case] = ()
     failed: tuple[Failure, ...] = ()
@@ -99,18 +99,18 @@ class Plan:
     """Threads that a call may use if no processor is to be idle: memory allows fewer calls than there are processors."""
 
     @property
-    def seen(self) -> list[PlannedCase]:
+    def opened(self) -> list[PlannedCase]:
         """Remaining cases whose size is known."""
         return [*(cut.case for cut in self.cuts), *self.small]
 
     def __len__(self) -> int:
         """Number of remaining cases."""
-        return len(self.cuts) + len(self.small) + len(self.unseen)
+        return len(self.cuts) + len(self.small) + len(self.unopened)
 
     @property
     def pixels(self) -> int | None:
         """Pixels of all remaining cases; None if not known yet."""
-        return None if self.unseen else sum(case.pixels for case in self.seen)
+        return None if self.unopened else sum(case.pixels for case in self.opened)
 
     def jobs(self, run: Run) -> Iterator[Job]:
         """Yield jobs for the small cases."""

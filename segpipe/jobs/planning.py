@@ -19,13 +19,13 @@ from segpipe.results.refused import refuse_taken
 from segpipe.results.run import Run
 from segpipe.storage.retry import is_passing
 
-LOOKED_AT = 500
-"""Most cases whose headers are read before inference, in about half a second. Beyond that, each case is opened only by
+MOST_OPENED = 500
+"""Most cases whose headers are read before inference, in about half a second. Beyond that, each case is triage only by
 its job: opening a picture twice costs more than all other bookkeeping."""
 
 
 def make_plan(
-    cases: Sequence[Case], run: Run, processors: int, pool: WorkerPool | None = None, *, look: bool = False
+    cases: Sequence[Case], run: Run, processors: int, pool: WorkerPool | None = None, *, open_all: bool = False
 ) -> Plan:
     """Skip finished cases, open the rest unless there are too many, and cut the large ones.
 
@@ -34,20 +34,20 @@ def make_plan(
         run: the run.
         processors: those of this machine, which are distributed over workers.
         pool: the workers of a cluster; None: workers of this machine.
-        look: open all cases, however many there are, and sample some of their pixels.
+        open_all: open all cases, however many there are, and sample some of their pixels.
     """
     done = [] if run.settings.overwrite else done_cases(cases, run)
     finished = {id(case) for case in done}
     rest = [case for case in cases if id(case) not in finished] if done else cases
-    if len(rest) > LOOKED_AT and not look:
+    if len(rest) > MOST_OPENED and not open_all:
         pool = pool or local_pool([], len(rest), run, processors)
-        return Plan(workers=pool.workers, calls=pool.calls, threads=pool.threads, unseen=rest, done=done)
-    looked = _Looked()
+        return Plan(workers=pool.workers, calls=pool.calls, threads=pool.threads, unopened=rest, done=done)
+    triage = _Triage()
     with environment():
         for case in rest:
-            _look(case, run, looked, values=look)
-    planned = _without_collisions(run, looked)
-    pool = pool or local_pool(planned, len(looked.unseen), run, processors)
+            _open(case, run, triage, sample=open_all)
+    planned = _without_collisions(run, triage)
+    pool = pool or local_pool(planned, len(triage.unopened), run, processors)
     total = sum(case.windows for case in planned)
     # labels of a list are joined row by row, whatever the size of a case
     cuts = () if run.model.listed else tuple(cut_large(planned, run, pool.workers, total))
@@ -58,41 +58,41 @@ def make_plan(
         threads=pool.threads,
         small=tuple(case for case in planned if case.case.name not in in_parts),
         cuts=cuts,
-        unseen=looked.unseen,
+        unopened=triage.unopened,
         done=done,
-        failed=tuple(looked.failed),
-        outside=looked.outside,
+        failed=tuple(triage.failed),
+        outside=triage.outside,
     )
 
 
 @dataclass
-class _Looked:
-    """Cases after a first look, each in one list."""
+class _Triage:
+    """Cases by what an attempt to open them has shown, each in one list."""
 
     planned: list[PlannedCase] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
-    unseen: list[Case] = field(default_factory=list)
+    unopened: list[Case] = field(default_factory=list)
     """Their jobs try again later."""
     outside: list[Case] = field(default_factory=list)
 
 
-def _look(case: Case, run: Run, looked: _Looked, *, values: bool) -> None:
-    """Open a case; with ``values``, sample some of its pixels, too."""
+def _open(case: Case, run: Run, triage: _Triage, *, sample: bool) -> None:
+    """Open a case; with ``sample``, sample some of its pixels, too."""
     with case_errors(case.path) as caught:
         source, info = open_checked(case, _uncropped(run.model), run.overrides, memory=most_memory(run.settings))
         with closing(source):
-            if values:
+            if sample:
                 found = findings_of(source, run.model.contract)
                 info = with_findings(case, info, found, allow=run.settings.unusual_values == "allow")
             if (cleaning := run.cleaning) is not None:
                 cleaning.weights(info.grid, case.path)  # refuses a unit that the case does not have
-            looked.planned.append(as_planned(case, info))
+            triage.planned.append(as_planned(case, info))
     if isinstance(caught.error, OutsideError):
-        looked.outside.append(case)
+        triage.outside.append(case)
     elif is_passing(caught.error):
-        looked.unseen.append(case)
+        triage.unopened.append(case)
     elif caught.error is not None:
-        looked.failed.append(Failure(case, str(caught.error)))
+        triage.failed.append(Failure(case, str(caught.error)))
 
 
 def _uncropped(model: ModelSpec) -> ModelSpec:
@@ -102,17 +102,17 @@ def _uncropped(model: ModelSpec) -> ModelSpec:
     return replace(model, contract=model.contract.model_copy(update={"crop": None}))
 
 
-def _without_collisions(run: Run, looked: _Looked) -> list[PlannedCase]:
+def _without_collisions(run: Run, triage: _Triage) -> list[PlannedCase]:
     """Fail the cases whose mask would replace a source of any case, or a file that segpipe did not write."""
-    sources = {file for case in looked.planned for file in case.files}
+    sources = {file for case in triage.planned for file in case.files}
     kept = []
-    for case in looked.planned:
+    for case in triage.planned:
         try:
             refuse_taken(case.case, run, sources)
             kept.append(case)
         except OutputError as error:
             if is_passing(error):
-                looked.unseen.append(case.case)
+                triage.unopened.append(case.case)
             else:
-                looked.failed.append(Failure(case.case, str(error)))
+                triage.failed.append(Failure(case.case, str(error)))
     return kept

@@ -61,12 +61,14 @@ class Prepared:
     """Seconds that the runs of the models of a list took before this one."""
 
 
-def prepare(settings: Settings, *, look: bool = False, age: float = 0.0, only: Collection[str] | None = None) -> Prepared:
+def prepare(
+    settings: Settings, *, open_all: bool = False, age: float = 0.0, only: Collection[str] | None = None
+) -> Prepared:
     """Check settings, model, contract, inputs and output, and plan; nothing is inferred or written.
 
     Args:
         settings: settings of the run.
-        look: open every case, however many there are.
+        open_all: open every case, however many there are.
         age: seconds since the start of a process that serves this run alone; included in the profile.
         only: names of the cases to take; None: all.
 
@@ -91,7 +93,7 @@ def prepare(settings: Settings, *, look: bool = False, age: float = 0.0, only: C
         _check_label_map(run, taken.cases)
         zones = _zones(run, taken.cases)
         _warn_of_report(run, taken.cases)
-        plan = make_plan(taken.cases, run, processors(), pool, look=look)
+        plan = make_plan(taken.cases, run, processors(), pool, open_all=open_all)
         plan = hide_plan(replace(plan, failed=(*taken.refused, *plan.failed)))
         if len(plan) and not model.listed:
             run = replace(run, model=compare_engine(model, taken.cases, settings.overrides))

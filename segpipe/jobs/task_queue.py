@@ -45,8 +45,8 @@ class TaskQueue:
         for cut in plan.cuts:
             self._enter(cut)
         self._ready.extend(plan.jobs(run))
-        self._unseen = iter(plan.unseen)
-        self._left = len(plan.unseen)
+        self._unopened = iter(plan.unopened)
+        self._left = len(plan.unopened)
         self._returned: deque[Case] = deque()
 
     def __bool__(self) -> bool:
@@ -61,25 +61,25 @@ class TaskQueue:
         cases: list[Case] = []
         while len(cases) < min(job_windows(self._run), fair):
             cases.append(self._next())
-        return Job(tuple(cases), unseen=True)
+        return Job(tuple(cases), unopened=True)
 
     def _next(self) -> Case:
         if self._returned:
             return self._returned.popleft()
         self._left -= 1
-        return next(self._unseen)
+        return next(self._unopened)
 
     def _take_back(self, returned: Returned) -> Iterator[Outcome]:
         """Take a case back from its job: cut it if it was opened and is large; fail it if its mask's name is taken."""
-        if returned.seen is None:
+        if returned.planned is None:
             self._returned.append(returned.case)
             return
-        if (error := _refused(returned.seen, self._run)) is not None:
+        if (error := _refused(returned.planned, self._run)) is not None:
             yield Outcome(returned.case, 0.0, error=error)
             return
         others = self._left + len(self._returned) + len(self._ready)
-        total = returned.seen.windows * (1 + others)  # as if all cases had this size
-        cuts = list(cut_large([returned.seen], self._run, self._workers, total))
+        total = returned.planned.windows * (1 + others)  # as if all cases had this size
+        cuts = list(cut_large([returned.planned], self._run, self._workers, total))
         for cut in cuts:
             keep_cut(cut, self._run)
             self._enter(cut)

@@ -36,7 +36,7 @@ class Returned:
     """A case that its job has handed back, with its plan if it was opened."""
 
     case: Case
-    seen: PlannedCase | None = None
+    planned: PlannedCase | None = None
 
 
 @dataclass(frozen=True, slots=True)

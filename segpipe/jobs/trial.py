@@ -128,7 +128,7 @@ def _is_open(run: Run, plan: Plan) -> bool:
 
 
 def _pays(run: Run, plan: Plan) -> bool:
-    windows = sum(case.windows for case in plan.seen) + len(plan.unseen)
+    windows = sum(case.windows for case in plan.opened) + len(plan.unopened)
     if plan.threads > 1:  # otherwise processors are idle
         return windows >= PAYS_IN_TURN * plan.workers
     ways = len(splits(plan.calls))

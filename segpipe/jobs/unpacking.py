@@ -29,9 +29,9 @@ def unpacked(plan: Plan, run: Run) -> Unpacked:
     """Space for the remaining cases; each worker that processes parts of a case unpacks it."""
     parts = [cut.case.unpacked for cut in plan.cuts for _ in range(min(plan.workers, len(cut.parts)))]
     whole = [case.unpacked for case in plan.small]
-    unseen = [info.unpacked for info in sampled_infos(plan, run)] if plan.unseen else []
+    unopened = [info.unpacked for info in sampled_infos(plan, run)] if plan.unopened else []
     # of the unopened cases, one per worker may be as large as the largest of the sample
-    sizes = nlargest(plan.workers, [*parts, *whole, *[max(unseen, default=0)] * min(plan.workers, len(plan.unseen))])
+    sizes = nlargest(plan.workers, [*parts, *whole, *[max(unopened, default=0)] * min(plan.workers, len(plan.unopened))])
     return Unpacked(max(sizes, default=0), sum(sizes))
 
 

@@ -94,7 +94,7 @@ def _without_model(task: MeasureJob | JoinJob, run: Run) -> Result:
 def run_job(job: Job, context: Context) -> Iterator[Result]:
     """Do every case of a job; yield each result, in order, once its mask has its name or it has failed."""
     run, model = context.run, context.model
-    limit = job_windows(run) if job.unseen else math.inf
+    limit = job_windows(run) if job.unopened else math.inf
     run = replace(run, model=model.spec)  # its batch may be smaller than planned
     before = {} if run.settings.overwrite else _done_before(job, run)
     yield from before.values()

@@ -23,9 +23,9 @@ class WorkerPool:
     """As in ``Plan``."""
 
 
-def local_pool(planned: Sequence[PlannedCase], unseen: int, run: Run, processors: int) -> WorkerPool:
+def local_pool(planned: Sequence[PlannedCase], unopened: int, run: Run, processors: int) -> WorkerPool:
     """Distribute the processors of this machine over workers and their calls in flight."""
-    workers = _workers(len(planned) + unseen, run, processors)
+    workers = _workers(len(planned) + unopened, run, processors)
     if is_large(run.model):
         return _fitting(planned, run, processors, workers)
     return WorkerPool(workers, max(1, processors // workers // run.model.threads) if run.model.on_host else 1)
@@ -69,10 +69,10 @@ def memory_mb(plan: Plan, run: Run) -> float:
     """Expected peak memory of one worker in MB."""
     loads = [*(case.load(run.model) for case in plan.small), *(cut.load(run.model) for cut in plan.cuts)]
     needed = _bytes_of_loads(loads, run, plan.calls)
-    cleaned = max((cleaning_bytes(case.shape) for case in plan.seen), default=0) if run.cleaning is not None else 0
+    cleaned = max((cleaning_bytes(case.shape) for case in plan.opened), default=0) if run.cleaning is not None else 0
     if run.settings.audit is not None:
         needed += audit_bytes(loads, run.model)
-    return (needed + cleaned + max((_derived_memory(case, run) for case in plan.seen), default=0)) / 1e6
+    return (needed + cleaned + max((_derived_memory(case, run) for case in plan.opened), default=0)) / 1e6
 
 
 def _derived_memory(case: PlannedCase, run: Run) -> float:

@@ -110,7 +110,7 @@ class Reading:
         return PixelCheck(self.model.contract)
 
 
-Look = Callable[[Stretch], CaseInfo]
+Examine = Callable[[Stretch], CaseInfo]
 """Checks the pixels of a case that is read in one request, and records what is unusual about them."""
 
 
@@ -124,7 +124,7 @@ class Decoded:
     begun: Callable[[], Stretch] | None
     """Finishes reading the windows; None if they are known to have no valid pixel, or none that gets a label."""
     scaling: Scaling
-    look: Look | None = None
+    examine: Examine | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -182,7 +182,7 @@ def _decoded(case: Case, source: Source, info: CaseInfo, reading: Reading) -> It
     scaling = reading.scaling or scaling_of(source, reading.model.contract, info.box)
     if reading.source is None:
         FORMATS[case.format].cache().grow(info.block_bytes)
-    info, look = _examined(case, source, info, scaling, reading)
+    info, examine = _examined(case, source, info, scaling, reading)
     reading.decoders.begin()
     scaling = of_input(scaling, reading.model.contract)
     seen = on_network_grid(source, info, reading.model, scaling)
@@ -195,12 +195,12 @@ def _decoded(case: Case, source: Source, info: CaseInfo, reading: Reading) -> It
             continue
         with span("read", case.name, windows[0]):
             begun = begin_stretch(seen, info.cover, windows, reading.decoders.count)
-        yield Decoded(case=case, info=info, windows=windows, begun=begun, scaling=scaling, look=look)
+        yield Decoded(case=case, info=info, windows=windows, begun=begun, scaling=scaling, examine=examine)
 
 
 def _examined(
     case: Case, source: Source, info: CaseInfo, scaling: Scaling, reading: Reading
-) -> tuple[CaseInfo, Look | None]:
+) -> tuple[CaseInfo, Examine | None]:
     """Add findings to a case; for a case that is read in one request, return the function that adds them afterwards."""
     keep = partial(with_findings, case, allow=reading.allow_unusual)
     if reading.findings is not None:

@@ -102,8 +102,8 @@ def _cut(decoded: Decoded) -> Iterator[Tile]:
         return
     with span("read", case.name, decoded.windows[0]):
         stretch = decoded.begun()
-        if decoded.look is not None:
-            info = decoded.look(stretch)
+        if decoded.examine is not None:
+            info = decoded.examine(stretch)
     for index in decoded.windows:
         if info.leaves_out(index):
             yield Tile(case, info, index, None, stretch.own_invalid)

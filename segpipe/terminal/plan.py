@@ -19,7 +19,7 @@ from segpipe.terminal.progress import say
 def print_plan(prepared: Prepared) -> None:
     """Print what a run would do, for ``--dry-run``."""
     run, plan = prepared.run, prepared.plan
-    for planned in plan.seen:
+    for planned in plan.opened:
         size, element = dims(planned.shape), FORMATS[planned.case.format].element
         say(f"case  {planned.case.name}  {size} {element.replace('voxel', 'voxels')}  {planned.windows} windows")
         for note in planned.notes:
@@ -35,7 +35,7 @@ def print_plan(prepared: Prepared) -> None:
     for cut in plan.cuts:
         say(f"parts  {cut.case.case.name}  {len(cut.parts)} parts, {cut.repeated:.1%} of the windows inferred twice")
     outside = f", {len(plan.outside)} outside the area of interest" if plan.outside else ""
-    windows = sum(case.windows for case in plan.seen)
+    windows = sum(case.windows for case in plan.opened)
     jobs = len(list(plan.jobs(run))) + sum(len(cut.parts) for cut in plan.cuts)
     echo(
         f"{len(plan)} cases to do, {len(plan.done)} done before, {len(plan.failed)} with problems{outside}; "
@@ -69,7 +69,7 @@ def print_left_out(prepared: Prepared) -> None:
 def note_lines(prepared: Prepared) -> list[str]:
     """Notes on cases for stderr, without repetitions."""
     cases: dict[str, list[str]] = {}
-    for planned in prepared.plan.seen:
+    for planned in prepared.plan.opened:
         for note in planned.notes:
             cases.setdefault(note, []).append(planned.case.name)
     lines = [f"note: {and_more(names, 1)}: {note}" for note, names in cases.items()]

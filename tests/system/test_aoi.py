@@ -172,7 +172,7 @@ def test_a_case_is_done_again_after_the_area_changed(folder: Path) -> None:
 
 def test_a_case_outside_is_told_and_has_no_mask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for out, looked in {"out": 500, "late": 0}.items():
-        monkeypatch.setattr(planning, "LOOKED_AT", looked)
+        monkeypatch.setattr(planning, "MOST_OPENED", looked)
         done = run(folder, "--aoi", "aoi.gpkg", "--log-file", f"{out}.log", out=out)
         assert "outside  far  no pixel in the area of interest" in done.stdout
         assert not list((folder / out).glob("far*"))

@@ -218,7 +218,7 @@ def test_a_look_that_fails_costs_no_forecast(prepared, monkeypatch):
 
     monkeypatch.setattr(disk, "open_checked", unknown)
     monkeypatch.setattr(disk.os, "statvfs", lambda folder: (_ for _ in ()).throw(OSError(errno.ESTALE, "stale")))
-    plan = replace(prepared.plan, small=(), cuts=(), unseen=tuple(case.case for case in prepared.plan.seen))
+    plan = replace(prepared.plan, small=(), cuts=(), unopened=tuple(case.case for case in prepared.plan.opened))
     assert "free there: unknown" in forecast(plan, prepared.run)
     assert list(shortages(plan, prepared.run)) == []
     assert "is full" in disk.stopped(plan, prepared.run, 1.0, os.strerror(errno.ENOSPC))
@@ -284,9 +284,9 @@ def test_a_disk_that_is_likely_too_full_is_warned_of(free, words, prepared, monk
 
 def test_cases_that_nobody_has_looked_at_are_foreseen_by_some(scenes, monkeypatch):
     before = needed((seen := prepare(settings(scenes))).plan, seen.run)
-    monkeypatch.setattr("segpipe.jobs.planning.LOOKED_AT", 3)
+    monkeypatch.setattr("segpipe.jobs.planning.MOST_OPENED", 3)
     unseen = prepare(settings(scenes))
-    assert len(unseen.plan.unseen) == len(NAMES)
+    assert len(unseen.plan.unopened) == len(NAMES)
     assert needed(unseen.plan, unseen.run).most == pytest.approx(before.most)
 
 

@@ -219,7 +219,7 @@ def test_a_vrt_of_several_types_is_read_as_a_file_of_floats(tmp_path):
     place = {"input": (str(tmp_path / "in"),), "model": tmp_path / "m.onnx", "output": tmp_path / "out"}
     for parts in (None, 4):
         flags = {**place, "executor": "serial", "device": "cpu", "tile": (32,), "parts": parts, "overwrite": True}
-        prepared = prepare(load_settings(None, flags), look=True)
+        prepared = prepare(load_settings(None, flags), open_all=True)
         assert prepared.plan.failed == ()
         assert carry_out(prepared, Silent()).failed == []
         with rasterio.open(tmp_path / "out" / "mixed.tif") as mask, rasterio.open(tmp_path / "out" / "whole.tif") as whole:

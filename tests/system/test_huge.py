@@ -121,7 +121,7 @@ def test_what_claims_to_be_huge_fails_in_a_line_and_costs_little(dry, root):
 
 
 def test_cases_that_nobody_has_looked_at_are_refused_by_their_job(root, monkeypatch, tmp_path):
-    monkeypatch.setattr("segpipe.jobs.planning.LOOKED_AT", 1)
+    monkeypatch.setattr("segpipe.jobs.planning.MOST_OPENED", 1)
     flags = {"input": (str(root / "in"),), "model": root / "m.onnx", "output": tmp_path / "out", "memory": 1.0}
     summary = carry_out(prepare(load_settings(None, flags | {"executor": "serial", "device": "cpu"})), Silent())
     assert summary.done == ["good"]

@@ -440,7 +440,7 @@ def test_sidecars_of_a_name_that_is_no_text_count(root):
 
 
 def test_more_such_names_than_are_looked_at_beforehand(root, monkeypatch):
-    monkeypatch.setattr("segpipe.jobs.planning.LOOKED_AT", 1)
+    monkeypatch.setattr("segpipe.jobs.planning.MOST_OPENED", 1)
     scene(root / "in" / f"{BYTES}.tif", 1)
     shutil.copy(root / "in" / "good.tif", root / "in" / "other.tif")
     assert run(root)[:2] == ([BYTES, "good", "other"], {})

@@ -19,7 +19,7 @@ from segpipe.jobs import plan, planning
 from segpipe.jobs.case_states import CaseState
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.plan import JOB_WINDOWS
-from segpipe.jobs.planning import LOOKED_AT
+from segpipe.jobs.planning import MOST_OPENED
 from segpipe.jobs.prepare import prepare
 from segpipe.network.read import read_spec
 from segpipe.results.done import done_cases
@@ -27,7 +27,7 @@ from segpipe.results.run import Run
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
 
-SMALL, FEW = LOOKED_AT + 50, 100
+SMALL, FEW = MOST_OPENED + 50, 100
 OTHERS = {"large.png": (500, 700), "middle.png": (200, 200), "other.png": (200, 200)}
 """One that is too large for a job with others, and two that fill jobs."""
 
@@ -61,8 +61,8 @@ def make_seen(root, count):
     """What a run makes of them that has looked at all beforehand."""
     with chdir(root):
         flags = {"input": ("in",), "model": "m.onnx", "output": "seen", "executor": "serial", "device": "cpu"}
-        prepared = prepare(load_settings(None, flags), look=True)
-        assert not prepared.plan.unseen
+        prepared = prepare(load_settings(None, flags), open_all=True)
+        assert not prepared.plan.unopened
         assert carry_out(prepared, Silent()).states.count(CaseState.DONE) == count + len(OTHERS)
     return root
 
@@ -85,7 +85,7 @@ def made_few(tmp_path_factory):
 @pytest.fixture
 def few(made_few, monkeypatch):
     """Fewer, of which a run in this process looks at 50 beforehand."""
-    monkeypatch.setattr(planning, "LOOKED_AT", FEW - 50)
+    monkeypatch.setattr(planning, "MOST_OPENED", FEW - 50)
     return made_few
 
 

@@ -246,5 +246,5 @@ def test_the_pixel_size_on_the_ground_must_be_the_models(crs, pixel, refused, ra
 def test_a_picture_without_a_place_is_noted_not_refused(raster, tmp_path, pixels):
     model = pixelwise(tmp_path / "m.onnx", spacing=[10.0, 10.0])
     flags = {"input": (str(raster("in/a.png", pixels)),), "model": model, "output": tmp_path / "out"}
-    (planned,) = prepare(load_settings(None, flags)).plan.seen
+    (planned,) = prepare(load_settings(None, flags)).plan.opened
     assert "pixel size not checked against the model's 10 x 10 m" in planned.notes[0]

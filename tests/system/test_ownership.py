@@ -141,7 +141,7 @@ def test_an_input_named_as_log_stays(raster, tmp_path):
 @pytest.mark.parametrize("name", FOREIGN)
 def test_a_foreign_file_of_a_large_case_that_nobody_has_looked_at_stays(seen, name, run, raster, tmp_path, monkeypatch):
     """Such a case is handed back by its job, cut, and done in parts."""
-    monkeypatch.setattr(planning, "LOOKED_AT", 0)
+    monkeypatch.setattr(planning, "MOST_OPENED", 0)
     monkeypatch.setattr(plan, "JOB_WINDOWS", 1)
     monkeypatch.setattr(plan, "JOB_BATCHES", 1)
     if seen != "before the parts":

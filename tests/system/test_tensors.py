@@ -536,7 +536,7 @@ def test_a_strip_is_as_wide_as_the_devices_memory_allows(spec, raster, tmp_path)
     per_pixel = 28 * 4 * 4  # windows start in rows 0 and 36
     for strip, parts in ((per_pixel * 2500, 0), (per_pixel * 800, 3)):
         run = Run(replace(spec, memory=DeviceMemory(limit=0, strip=strip)), settings)
-        plan = make_plan([Case("a", str(source))], run, 1, look=True)
+        plan = make_plan([Case("a", str(source))], run, 1, open_all=True)
         assert len(plan.cuts[0].parts if plan.cuts else ()) == parts
 
 
@@ -545,7 +545,7 @@ def test_planned_memory_knows_of_what_is_read_at_one_go(spec, raster, tmp_path):
     source = raster("scene.tif", np.ones((3, 200, 400), np.uint8))
     settings = load_settings(None, {"input": (str(source),), "model": spec.path, "output": tmp_path / "out"})
     there, here = (Run(replace(spec, device=device), settings) for device in ("cpu-tensors", "cpu"))
-    plan = make_plan([Case("a", str(source))], here, 1, look=True)
+    plan = make_plan([Case("a", str(source))], here, 1, open_all=True)
     assert memory_mb(plan, there) - memory_mb(plan, here) == pytest.approx(STRETCHES * STRETCH_BYTES / 1e6)
 
 

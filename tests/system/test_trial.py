@@ -185,7 +185,7 @@ def test_workers_of_this_machine_start_no_threads_of_libraries_and_are_not_looke
 def test_threads_of_a_network_with_large_scores_are_tried_one_after_the_other(scene, tmp_path, cache):
     found = prepared(local(tmp_path / "m.onnx"), scene, 1, tile=64, overlap=16)
     plan = replace(found.plan, threads=2)
-    assert sum(case.windows for case in plan.seen) >= PAYS_IN_TURN
+    assert sum(case.windows for case in plan.opened) >= PAYS_IN_TURN
     lines: list[str] = []
     run, settled = choose_split(found.run, plan, lines.append)
     assert settled.calls == 1

@@ -349,7 +349,7 @@ def test_a_polygon_over_scenes_of_two_crs(folder: Path) -> None:
 def test_only_the_first_cases_are_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many cases, that none of the first ones lies on a polygon is a warning; that none of all does is an error."""
     write_fields(folder / "fields.gpkg", [square(EAST, 50, 10, 60, 20)])
-    monkeypatch.setattr(stage, "LOOKED_AT", 1)
+    monkeypatch.setattr(stage, "MOST_OPENED", 1)
     done = run(folder, "--zones", "fields.gpkg")
     assert done.returncode == 0
     assert "no polygon lies on the first 1 cases, of which 1 have a place on the Earth" in done.stderr

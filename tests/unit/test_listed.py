@@ -209,8 +209,8 @@ def test_a_written_mask_is_read_window_by_window(tmp_path: Path) -> None:
 
 def test_a_plan_without_some_cases() -> None:
     cases = [Case(name, f"{name}.nii") for name in "abc"]
-    plan = Plan(workers=1, calls=1, unseen=cases)
-    assert [case.name for case in without(plan, {"b"}).unseen] == ["a", "c"]
+    plan = Plan(workers=1, calls=1, unopened=cases)
+    assert [case.name for case in without(plan, {"b"}).unopened] == ["a", "c"]
 
 
 def test_names_of_folders_are_those_of_their_datasets(tmp_path: Path) -> None:

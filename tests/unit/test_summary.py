@@ -66,6 +66,6 @@ def test_a_run_that_hides_names_hides_them_in_what_it_notes(tmp_path: Path) -> N
         with summary.noting():
             raise SegpipeError(f"{case.path} cannot be read")
     said = (hidden.error, hidden.warnings, summary.problems, [failure.error for failure in planned.failed])
-    assert "hans" not in str((said, [one.notes for one in planned.seen]))
+    assert "hans" not in str((said, [one.notes for one in planned.opened]))
     assert replace(hidden, error=outcome.error, warnings=outcome.warnings) == outcome
-    assert [replace(one, notes=seen.notes) for one in planned.seen] == [seen, seen]
+    assert [replace(one, notes=seen.notes) for one in planned.opened] == [seen, seen]

@@ -219,7 +219,7 @@ def test_a_whole_run_over_evil_names(raster, tmp_path, capsys, monkeypatch):
     Network(3, 0).conv(3, 3, 1).save(tmp_path / "m.onnx", contract(3, 3, classes=classes), classes=3)
     flags = {"input": (str(tmp_path / "in"),), "model": tmp_path / "m.onnx", "output": tmp_path / "out"}
     settings = load_settings(None, flags | {"executor": "serial", "device": "cpu"})
-    prepared = prepare(settings, look=True)
+    prepared = prepare(settings, open_all=True)
     print_plan(prepared)
     plan = prepare(settings)
     with Lines(plan) as watcher:

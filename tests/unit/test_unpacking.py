@@ -66,7 +66,7 @@ def test_files_that_are_read_in_place_take_nothing(folder: Path) -> None:
 
 
 def test_cases_that_were_not_opened_count_as_the_largest_of_a_sample(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segpipe.jobs.planning.LOOKED_AT", 2)
+    monkeypatch.setattr("segpipe.jobs.planning.MOST_OPENED", 2)
     assert of(folder, executor="dask", workers=2) == Unpacked(BYTES["a"], 2 * BYTES["a"])
 
 
@@ -137,6 +137,6 @@ def test_a_series_takes_its_decoded_planes(tmp_path: Path) -> None:
     dicoms.write(tmp_path / "in" / "ct")
     networks.volumetric(tmp_path / "m.onnx", (4, 8, 8), pixel="physical")
     made = prepared(tmp_path)
-    (case,) = made.plan.seen
+    (case,) = made.plan.opened
     with closing(open_case(case.case, made.run.model.contract)) as source:
         assert unpacked(made.plan, made.run).largest == math.prod(case.shape) * source.dtype.itemsize > 0

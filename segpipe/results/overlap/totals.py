@@ -20,7 +20,7 @@ from segpipe.storage import Store
 
 
 def run_totals(
-    output: Store, cases: Sequence[Case], rule: OverlapRule, *, look: Callable[[], None] = lambda: None
+    output: Store, cases: Sequence[Case], rule: OverlapRule, *, checkpoint: Callable[[], None] = lambda: None
 ) -> StatedTotals:
     """Add up cases, and leave out what of each counts in others.
 
@@ -28,7 +28,7 @@ def run_totals(
         output: the output of the run, in which results of each case are kept.
         cases: the cases that have a mask, sorted by name.
         rule: which case counts where several share ground.
-        look: called before each case that shares ground, which takes long; what it raises ends the sum.
+        checkpoint: called before each case that shares ground, which takes long; what it raises ends the sum.
 
     Raises:
         OverlapError: a case that shares ground lacks what the rule needs.
@@ -41,7 +41,7 @@ def run_totals(
     found = dict[int, Doubled]()
     for k in together.by_stack:
         if together.meets(k):
-            look()
+            checkpoint()
             found[k] = doubled_of(output, together.cases[k], together.around(k))
     for k in sorted(found):  # sums depend on the order
         less.add(together.cases[k], found[k])

@@ -35,7 +35,7 @@ from segpipe.vectors.placing import touches
 
 LOG = logging.getLogger("segpipe")
 
-LOOKED_AT = 200
+MOST_OPENED = 200
 """Maximum number of cases opened before a run to see whether any polygon lies on them; usually the first one suffices."""
 
 
@@ -93,7 +93,7 @@ def check_place(zones: Zones, cases: Sequence[Case], contract: Contract, overrid
         raise ZonesError("--zones needs rasters with a place on the Earth, and all cases are volumes: leave --zones out")
     opened = 0
     with environment():
-        for case in rasters[:LOOKED_AT]:
+        for case in rasters[:MOST_OPENED]:
             try:
                 with_ground = _grounded(case, contract, overrides)
             except (SegpipeError, NoGroundError):
@@ -101,10 +101,10 @@ def check_place(zones: Zones, cases: Sequence[Case], contract: Contract, overrid
             opened += 1
             if touches(zones.shapes, zones.crs, *with_ground):
                 return
-    if opened and len(rasters) <= LOOKED_AT:
+    if opened and len(rasters) <= MOST_OPENED:
         raise ZonesError(_nowhere(zones, [case.name for case in rasters]))
     if rasters:
-        _warn_of_place(zones, opened, min(len(rasters), LOOKED_AT))
+        _warn_of_place(zones, opened, min(len(rasters), MOST_OPENED))
 
 
 def _grounded(case: Case, contract: Contract, overrides: Overrides) -> tuple[Ground, tuple[int, ...]]:
@@ -124,17 +124,17 @@ def _nowhere(zones: Zones, names: Sequence[str]) -> str:
     )
 
 
-def _warn_of_place(zones: Zones, opened: int, looked_at: int) -> None:
+def _warn_of_place(zones: Zones, opened: int, count: int) -> None:
     path = printable(str(zones.selection.path))
-    LOG.warning("%s: no polygon lies on the first %s cases, of which %s have a place on the Earth", path, looked_at, opened)
+    LOG.warning("%s: no polygon lies on the first %s cases, of which %s have a place on the Earth", path, count, opened)
 
 
-Look = Callable[[], None]
+Checkpoint = Callable[[], None]
 """Called before each case; what it raises ends the measurement."""
 
 
 def make_tables(
-    task: ZonesTask, zones: Zones, output: Store, cases: Sequence[Case], *, look: Look = lambda: None
+    task: ZonesTask, zones: Zones, output: Store, cases: Sequence[Case], *, checkpoint: Checkpoint = lambda: None
 ) -> ZoneTotals:
     """Measure zones over all finished cases, and write ``zones.csv`` and the polygons with its columns.
 
@@ -142,7 +142,7 @@ def make_tables(
         ZonesError: no polygon lies on a case, cases have different classes, or the polygons cannot be written.
         OutputError: a mask cannot be read, or a table cannot be written.
     """
-    totals = _add_up(task, zones, output, cases, look)
+    totals = _add_up(task, zones, output, cases, checkpoint)
     if not (totals.cases > 0).any():
         raise ZonesError(_nowhere(zones, [case.name for case in cases]))
     write_zones(output, totals)
@@ -152,7 +152,7 @@ def make_tables(
     return totals
 
 
-def _add_up(task: ZonesTask, zones: Zones, output: Store, cases: Iterable[Case], look: Look) -> ZoneTotals:
+def _add_up(task: ZonesTask, zones: Zones, output: Store, cases: Iterable[Case], checkpoint: Checkpoint) -> ZoneTotals:
     """Add up the cases in the order of their names, independent of the order in which they were processed."""
     finished = [FinishedCase.of(output, record) for record in records(output, sorted(cases, key=attrgetter("name")))]
     totals = ZoneTotals.empty(zones, _common_classes(finished))
@@ -160,10 +160,10 @@ def _add_up(task: ZonesTask, zones: Zones, output: Store, cases: Iterable[Case],
     together = Neighbourhood.of(output, [case for case, _ in placed], [where for _, where in placed], task.rule)
     if len(together.stacks) > MOST_KEPT:
         for k in together.by_stack:
-            look()
+            checkpoint()
             _zones_of(output, together, k, zones)  # which are kept
     for k in stepping(range(len(together.cases)), "measuring polygons on cases"):
-        look()
+        checkpoint()
         totals.add(_zones_of(output, together, k, zones))
     return totals
 

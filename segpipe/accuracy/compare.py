@@ -29,7 +29,7 @@ from segpipe.results.masks import stored_mask
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.folder import Folder
-from segpipe.storage.places import store_at
+from segpipe.storage.stores import store_at
 
 AMOUNTS = {"ha": ("ha", 1.0), "mm3": ("ml", MM3_PER_ML)}
 """Unit of a matrix, by the unit of the measure, and its size in that."""

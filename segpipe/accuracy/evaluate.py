@@ -29,7 +29,7 @@ from segpipe.results.overlap.finished import classes_of as named_classes
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.existence import files_below, is_file, is_folder
-from segpipe.storage.places import store_at
+from segpipe.storage.stores import store_at
 
 FEW_CASES = 5
 """With fewer cases, nothing can be concluded about other cases of the kind."""

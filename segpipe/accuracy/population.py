@@ -22,7 +22,7 @@ from segpipe.results.masks import stored_mask
 from segpipe.results.records import finished_record
 from segpipe.results.schema import Record
 from segpipe.storage import Store
-from segpipe.storage.places import store_at
+from segpipe.storage.stores import store_at
 
 BLOCK_ROWS = 512
 """Rows that are read at once: a row of blocks of a mask."""

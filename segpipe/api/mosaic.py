@@ -24,7 +24,7 @@ from segpipe.storage.existence import is_folder
 from segpipe.storage.folder import Folder
 from segpipe.storage.lock import locked
 from segpipe.storage.paths import in_bucket
-from segpipe.storage.places import store_at
+from segpipe.storage.stores import store_at
 
 LOG = logging.getLogger("segpipe")
 

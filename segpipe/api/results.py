@@ -24,7 +24,7 @@ from segpipe.results.schema import Record
 from segpipe.results.totals import UNITS, StatedTotals, Totals
 from segpipe.storage import Store
 from segpipe.storage.lock import sign_of
-from segpipe.storage.places import store_at
+from segpipe.storage.stores import store_at
 
 ADDED_UP = 500
 """Maximum number of cases whose records are read to show a result."""

@@ -10,7 +10,7 @@ from segpipe.results.zones.stage import ZonesTask, make_tables, read_and_check
 from segpipe.storage import Store
 from segpipe.storage.lock import locked
 from segpipe.storage.ownership import ZONES
-from segpipe.storage.places import store_at
+from segpipe.storage.stores import store_at
 
 
 def measure_zones(output: str | os.PathLike[str], task: ZonesTask) -> list[str]:

@@ -20,9 +20,9 @@ from segpipe.export.large import light_copy
 from segpipe.export.merge import Head, check_beside, combine, head_of, read_classes, whole
 from segpipe.export.stride import Size, Stride, is_strided, measure_stride, named_stride, total_stride
 from segpipe.export.tiles import random_tiles
+from segpipe.network.batch_independence import SUSPECTS, cause
 from segpipe.network.crop import probe_of
 from segpipe.network.model_file import external_data, read_model
-from segpipe.network.neighbours import SUSPECTS, cause
 from segpipe.network.session import open_on_host, raw_scores
 from segpipe.network.shapes import output_sizes, with_shapes
 from segpipe.network.spec import ModelSpec

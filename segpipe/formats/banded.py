@@ -8,7 +8,16 @@ from dataclasses import replace
 from segpipe.contract import Contract
 from segpipe.errors import SettingsError
 from segpipe.formats.case import RASTER, SCENE, BandsFrom, Case, Grouped, SceneFiles
-from segpipe.formats.parts import DATE, WORD, Parts, chronological, dates_of, listed_words, parts_of_dates, parts_of_inputs
+from segpipe.formats.file_channels import (
+    DATE,
+    WORD,
+    FileChannels,
+    channels_of_dates,
+    channels_of_inputs,
+    chronological,
+    dates_of,
+    listed_words,
+)
 
 
 def bands_from(pattern: str | None, contract: Contract) -> BandsFrom | None:
@@ -20,7 +29,7 @@ def bands_from(pattern: str | None, contract: Contract) -> BandsFrom | None:
     if pattern is None:
         return None
     if "{input" in pattern:
-        return BandsFrom(pattern, parts_of_inputs(pattern, contract)[0], "input", contract=contract)
+        return BandsFrom(pattern, channels_of_inputs(pattern, contract)[0], "input", contract=contract)
     if "{date" in pattern:
         return _by_date(pattern, contract)
     if (names := contract.channel_names) is None:
@@ -55,12 +64,12 @@ def group(cases: Sequence[Case], rule: BandsFrom) -> Grouped:
         root = os.path.dirname(files[0][1])  # noqa: PTH120
         names, wrong = _names(name, files, rule)
         scene = _scene(files, names, root, name)
-        parts = None if wrong or rule.by == "band" else _parts(rule, len(names))
-        scene = scene if parts is None else replace(scene, kind="parts", channels=parts)
+        channels = None if wrong or rule.by == "band" else _channels(rule, len(names))
+        scene = scene if channels is None else replace(scene, kind="parts", channels=channels)
         case = Case(name, os.path.join(root, os.path.basename(name)), SCENE, scene)  # noqa: PTH118, PTH119
         grouped.cases.append(case)
         errors = [wrong] if wrong else _errors(name, files, replace(rule, names=tuple(names)))
-        if rule.by != "band" and not wrong and parts is None:
+        if rule.by != "band" and not wrong and channels is None:
             errors = [_uneven(name, names, rule)]
         grouped.errors.update((case, error) for error in errors)
     return grouped
@@ -83,10 +92,12 @@ def _names(name: str, files: Sequence[tuple[str, str]], rule: BandsFrom) -> tupl
     return dates, ""
 
 
-def _parts(rule: BandsFrom, count: int) -> Parts | None:
+def _channels(rule: BandsFrom, count: int) -> FileChannels | None:
     """Channels of the model in each file of a case."""
     assert rule.contract is not None
-    return parts_of_inputs(rule.pattern, rule.contract)[1] if rule.by == "input" else parts_of_dates(rule.contract, count)
+    return (
+        channels_of_inputs(rule.pattern, rule.contract)[1] if rule.by == "input" else channels_of_dates(rule.contract, count)
+    )
 
 
 def _uneven(name: str, names: Sequence[str], rule: BandsFrom) -> str:

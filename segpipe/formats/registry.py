@@ -20,9 +20,9 @@ from segpipe.formats.dicom import family as dicom
 from segpipe.formats.format import Format as Format  # noqa: PLC0414
 from segpipe.formats.format import MapFormat
 from segpipe.formats.format import OpenMask as OpenMask  # noqa: PLC0414
-from segpipe.formats.kept import release_of, released_after
 from segpipe.formats.nifti import family as nifti
 from segpipe.formats.nrrd import family as nrrd
+from segpipe.formats.process_state import release_of, released_after
 from segpipe.formats.raster import family as raster
 from segpipe.formats.scenes import family as scenes
 from segpipe.formats.source import Source

@@ -14,7 +14,7 @@ from segpipe.errors import ModelError, SegpipeError, WorkerError
 from segpipe.jobs.batch_system import read_cluster
 from segpipe.jobs.cluster import connected, dashboard
 from segpipe.jobs.dask_worker import ClientInfo, give_up, plugin_of, run_on_worker
-from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, failures, hung_reason, lost_reason, split_job
+from segpipe.jobs.lost_workers import ALONE, GIVING_UP, RETRIES, TICK, failures, hung_reason, lost_reason, split_job
 from segpipe.jobs.plan import Plan
 from segpipe.jobs.task_queue import TaskQueue
 from segpipe.jobs.tasks import Halt, Outcome, Progress, Result, Task, Watcher

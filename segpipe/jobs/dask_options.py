@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from segpipe.jobs.lost import RETRIES
+from segpipe.jobs.lost_workers import RETRIES
 from segpipe.process import spawning
 from segpipe.process.spawning import WORKER_ENVIRONMENT, unchanged_environment
 

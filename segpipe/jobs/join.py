@@ -16,9 +16,9 @@ from segpipe.pipeline.findings import with_findings
 from segpipe.pipeline.memory import most_memory
 from segpipe.pipeline.opening import CHANGED, CaseInfo, open_checked
 from segpipe.results.done import is_done
+from segpipe.results.name_conflicts import refuse_taken
 from segpipe.results.output import CaseOutput
 from segpipe.results.parts import forget_part, forget_parts, read_cut, read_findings, read_scaling
-from segpipe.results.refused import refuse_taken
 from segpipe.results.run import Run
 
 LOG = logging.getLogger("segpipe")

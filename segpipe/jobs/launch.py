@@ -12,9 +12,9 @@ from segpipe.jobs.conclude import conclude, forget_outdated
 from segpipe.jobs.cuts import keep_cut
 from segpipe.jobs.disk import stopped
 from segpipe.jobs.executors import EXECUTORS
-from segpipe.jobs.hide import hide_outcome
 from segpipe.jobs.plan import Plan
 from segpipe.jobs.prepare import Prepared
+from segpipe.jobs.redaction import hide_outcome
 from segpipe.jobs.summary import WARNED, Summary
 from segpipe.jobs.tasks import Halt, Outcome, Watcher
 from segpipe.jobs.trace import write_profile

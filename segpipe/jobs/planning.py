@@ -15,7 +15,7 @@ from segpipe.pipeline.findings import findings_of, with_findings
 from segpipe.pipeline.memory import most_memory
 from segpipe.pipeline.opening import open_checked
 from segpipe.results.done import done_cases
-from segpipe.results.refused import refuse_taken
+from segpipe.results.name_conflicts import refuse_taken
 from segpipe.results.run import Run
 from segpipe.storage.retry import is_passing
 

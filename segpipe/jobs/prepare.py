@@ -12,10 +12,10 @@ from segpipe.formats.redaction import names_of
 from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
 from segpipe.formats.search import searched_root
 from segpipe.jobs.cluster import cluster_workers
-from segpipe.jobs.hide import hide_plan
 from segpipe.jobs.orders import LoadAhead
 from segpipe.jobs.plan import Plan
 from segpipe.jobs.planning import make_plan
+from segpipe.jobs.redaction import hide_plan
 from segpipe.jobs.trace import check_trace
 from segpipe.jobs.worker_process import tell_spare
 from segpipe.messages.printable import printable
@@ -28,7 +28,7 @@ from segpipe.pipeline.memory import most_memory, refuse_large_tile
 from segpipe.pipeline.model_check import try_out
 from segpipe.process.environment import clean_environment
 from segpipe.process.machine import processors
-from segpipe.results.refused import storable, without_reserved
+from segpipe.results.name_conflicts import storable, without_reserved
 from segpipe.results.run import Run
 from segpipe.results.zones.polygons import Zones
 from segpipe.results.zones.stage import ZonesTask, check_place, read_and_check

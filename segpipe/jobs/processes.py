@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 
 from segpipe.errors import ModelError, SegpipeError, WorkerError
-from segpipe.jobs.lost import ALONE, GIVING_UP, RETRIES, TICK, HungError, failures, hung_reason, lost_reason, split_job
+from segpipe.jobs.lost_workers import (
+    ALONE,
+    GIVING_UP,
+    RETRIES,
+    TICK,
+    HungError,
+    failures,
+    hung_reason,
+    lost_reason,
+    split_job,
+)
 from segpipe.jobs.orders import End, GiveUp, Pixels, Ready, Report, RunTask, Setup, TaskEnded, TaskFailed, Warned
 from segpipe.jobs.plan import Job, Plan
 from segpipe.jobs.task_queue import TaskQueue

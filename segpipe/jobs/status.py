@@ -19,14 +19,14 @@ from segpipe.messages.redaction import HIDDEN, path_digest, redact_also, without
 from segpipe.network.listed import spec_of_run
 from segpipe.network.spec import ModelSpec
 from segpipe.results.done import done_cases
+from segpipe.results.name_conflicts import storable
 from segpipe.results.parts import FOLDER, done_parts, parts_folder
-from segpipe.results.refused import storable
 from segpipe.results.run import Run
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.invalid import readable
 from segpipe.storage.lock import LockState, sign_of
-from segpipe.storage.places import store_at
+from segpipe.storage.stores import store_at
 from segpipe.vectors.area import Area
 
 

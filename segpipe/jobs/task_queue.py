@@ -9,8 +9,8 @@ from segpipe.formats.case import Case
 from segpipe.jobs.cuts import cut_large, keep_cut
 from segpipe.jobs.plan import JOBS_PER_WORKER, Cut, Job, Plan, PlannedCase, job_windows
 from segpipe.jobs.tasks import Damaged, JoinJob, MeasureJob, Outcome, PartJob, Result, Returned, Task
+from segpipe.results.name_conflicts import refuse_taken
 from segpipe.results.parts import is_part_done, read_scaling
-from segpipe.results.refused import refuse_taken
 from segpipe.results.run import Run
 from segpipe.storage.retry import is_passing
 

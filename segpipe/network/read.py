@@ -9,6 +9,7 @@ from segpipe.contract import Contract
 from segpipe.errors import ModelError, SettingsError
 from segpipe.geometry.windows import Tiling
 from segpipe.network.averaging import AS_IT_IS, Axes, flips_over
+from segpipe.network.conversion import older_form
 from segpipe.network.device import ON_HOST, Kind, Options, check_runtime, resolve_device
 from segpipe.network.ending import ending_of
 from segpipe.network.ensemble import ensemble
@@ -16,7 +17,6 @@ from segpipe.network.feeds import feeds_of
 from segpipe.network.fit import check_channels, check_scaling, choose, find_contract, image_of
 from segpipe.network.form import check_graph, is_quantised, may_drop
 from segpipe.network.model_file import check_lengths, digest, external_data, read_model
-from segpipe.network.newer import older_form
 from segpipe.network.openvino_session import Engine, Precision, openvino_device, resolve_engine
 from segpipe.network.scores_needed import check_scores_needed
 from segpipe.network.signature import TensorSpec, signature

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from onnxruntime import RunOptions
 
 from segpipe.errors import ModelError
+from segpipe.network.conversion import model_for
 from segpipe.network.device import engine_errors, failed_batch, open_session
-from segpipe.network.newer import model_for
 from segpipe.network.openvino_session import OpenVinoSession
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from segpipe.errors import SourceError
 from segpipe.geometry.windows import Tiling
 from segpipe.messages.printable import dims
 from segpipe.network.averaging import AS_IT_IS, Axes
+from segpipe.network.conversion import OlderForm
 from segpipe.network.device import ON_HOST, DeviceMemory, Kind, Options
 from segpipe.network.ending import Ending
 from segpipe.network.feeds import Feed
-from segpipe.network.newer import Older
 from segpipe.network.openvino_session import Engine
 from segpipe.settings import BlendOn, Like
 
@@ -48,7 +48,7 @@ class ModelSpec:
     """The end of its graph, at that output."""
     feeds: tuple[Feed, ...] = ()
     """What each input of the graph gets of a batch."""
-    older: Older | None = None
+    older: OlderForm | None = None
     """What the graph is converted to, which is newer than ONNX Runtime takes; None: nothing."""
     batch_is_fixed: bool = False
     may_drop: bool = False

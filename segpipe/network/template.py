@@ -15,9 +15,9 @@ from segpipe.geometry.layout import Layout, likely_layout
 from segpipe.network.bare import BareMargin, BareModel, margin_of
 from segpipe.network.coarser import align_corners_stride
 from segpipe.network.form import check_graph, gives_labels
-from segpipe.network.output_seen import OutputSeen, output_seen
+from segpipe.network.graph_stride import graph_stride, likely_align
+from segpipe.network.output_facts import OutputFacts, output_facts
 from segpipe.network.signature import TensorSpec, signature
-from segpipe.network.stride_seen import likely_align, stride_seen
 
 WIDEST = 110
 """Longest line of the template, in characters."""
@@ -95,14 +95,14 @@ def _axes_of(tensor: TensorSpec, layout: Layout) -> tuple[str, int]:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _ModelFacts:
     """Facts about a model that its file contains."""
 
     inputs: Sequence[TensorSpec]
     image: TensorSpec
     outputs: Sequence[TensorSpec]
     layout: Layout
-    output: OutputSeen
+    output: OutputFacts
     stride: int | None
     known: dict[str, Any]
     """Contract keys from Deepness's metadata."""
@@ -140,26 +140,26 @@ def lines_to_write(path: Path, proto: onnx.ModelProto) -> str:
     """
     inputs, outputs = signature(proto)
     check_rank(path, inputs)
-    seen = _seen(proto, inputs, outputs)
-    check_graph(proto, path, seen.image, outputs[0])
-    if inputs == [seen.image]:
-        scores = next(one for one in outputs if one.name == seen.output.name)
-        bare = BareModel(path, proto, seen.image, scores, seen.layout, seen.output.layout)
-        seen = replace(seen, narrow=margin_of(bare, seen.tile))
+    facts = _model_facts(proto, inputs, outputs)
+    check_graph(proto, path, facts.image, outputs[0])
+    if inputs == [facts.image]:
+        scores = next(one for one in outputs if one.name == facts.output.name)
+        bare = BareModel(path, proto, facts.image, scores, facts.layout, facts.output.layout)
+        facts = replace(facts, narrow=margin_of(bare, facts.tile))
     lines = [
         f"{path} has no contract that says how its pixels are scaled and what its classes are.",
         f"Write these lines, corrected to how it was trained, to {path.with_suffix('.toml')} or a file for --contract:",
         "",
         "version = 1",
-        *_image_lines(seen),
-        *_tile_lines(seen),
-        *_score_lines(seen),
-        *_class_lines(seen),
+        *_image_lines(facts),
+        *_tile_lines(facts),
+        *_score_lines(facts),
+        *_class_lines(facts),
     ]
     return "\n".join(lines)
 
 
-def _seen(proto: onnx.ModelProto, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> _Seen:
+def _model_facts(proto: onnx.ModelProto, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> _ModelFacts:
     image = min(filter(is_image, inputs), key=lambda tensor: len(tensor.shape))  # a series stands beside images
     if _is_series(image, outputs[0]):
         image = TensorSpec(image.name, image.dtype, (image.shape[0], _axes_of(image, Layout.NCHW)[1], *image.shape[-2:]))
@@ -167,9 +167,9 @@ def _seen(proto: onnx.ModelProto, inputs: Sequence[TensorSpec], outputs: Sequenc
     known = deepness_values({p.key: p.value for p in proto.metadata_props}, None, None)
     tile = _tile(image, layout, known)
     scores = next((one for one in outputs if not gives_labels(proto, one, image)), outputs[0])
-    output = output_seen(proto, image, layout, tile, scores)
+    output = output_facts(proto, image, layout, tile, scores)
     known = deepness_values({p.key: p.value for p in proto.metadata_props}, None, output.classes)
-    return _Seen(inputs, image, outputs, layout, output, stride_seen(proto), known)
+    return _ModelFacts(inputs, image, outputs, layout, output, graph_stride(proto), known)
 
 
 def _tile(image: TensorSpec, layout: Layout, known: Mapping[str, Any]) -> list[int]:
@@ -181,25 +181,25 @@ def _tile(image: TensorSpec, layout: Layout, known: Mapping[str, Any]) -> list[i
     return tile * layout.ndim if len(tile) == 1 else tile
 
 
-def _image_lines(seen: _Seen) -> list[str]:
-    channels = seen.channels or 3
-    count = "the file leaves their number open; " * (seen.channels is None)
-    example = "T1" if seen.layout.is_volume else "B04"
+def _image_lines(facts: _ModelFacts) -> list[str]:
+    channels = facts.channels or 3
+    count = "the file leaves their number open; " * (facts.channels is None)
+    example = "T1" if facts.layout.is_volume else "B04"
     lines = [_line(f"channels = {channels}", f'{count}or their names in the model\'s order, such as ["{example}", ...]')]
-    if seen.layout != Layout.NCHW or None in (seen.image.shape[1], seen.image.shape[-1]):
-        either = " or ".join(f'"{layout}"' for layout in Layout if layout.ndim == seen.layout.ndim)
-        lines.append(_line(f'layout = "{seen.layout}"', f"where the channels of {seen.image} are: {either}"))
-    if seen.is_several:
-        lines += input_lines(seen.inputs, seen.layout)
-    elif seen.layout.is_volume:
-        lines += _series_lines(seen.image)
-    if seen.image.is_integer:
+    if facts.layout != Layout.NCHW or None in (facts.image.shape[1], facts.image.shape[-1]):
+        either = " or ".join(f'"{layout}"' for layout in Layout if layout.ndim == facts.layout.ndim)
+        lines.append(_line(f'layout = "{facts.layout}"', f"where the channels of {facts.image} are: {either}"))
+    if facts.is_several:
+        lines += input_lines(facts.inputs, facts.layout)
+    elif facts.layout.is_volume:
+        lines += _series_lines(facts.image)
+    if facts.image.is_integer:
         return [
             *lines,
-            _line('scaling = "graph"', f"it takes {seen.image.dtype} and scales them itself"),
+            _line('scaling = "graph"', f"it takes {facts.image.dtype} and scales them itself"),
             'normalize = "none"',
         ]
-    if seen.layout.is_volume:
+    if facts.layout.is_volume:
         return [*lines, _line('normalize = "zscore"', 'of each case; or "minmax", "none", or "fixed" with mean and std')]
     return [
         *lines,
@@ -221,24 +221,24 @@ def _series_lines(image: TensorSpec) -> list[str]:
     ]
 
 
-def _tile_lines(seen: _Seen) -> list[str]:
-    tile = seen.tile if seen.narrow is None else list(seen.narrow.tile)
-    align = _likely_align(seen)
-    axes = "planes, rows and columns" if seen.layout.is_volume else "rows and columns"
+def _tile_lines(facts: _ModelFacts) -> list[str]:
+    tile = facts.tile if facts.narrow is None else list(facts.narrow.tile)
+    align = _likely_align(facts)
+    axes = "planes, rows and columns" if facts.layout.is_volume else "rows and columns"
     return [
-        _line(f"tile = {tile}", axes + " that it was trained on" * (None in seen.image.shape[1:])),
-        *([f"overlap = {[min(t // 4, t - align) for t in tile]}"] if seen.narrow is None else _margin_lines(seen.narrow)),
+        _line(f"tile = {tile}", axes + " that it was trained on" * (None in facts.image.shape[1:])),
+        *([f"overlap = {[min(t // 4, t - align) for t in tile]}"] if facts.narrow is None else _margin_lines(facts.narrow)),
         _line(f"align = {align}", "total stride of the network"),
-        *(_volume_lines() if seen.layout.is_volume else ()),
+        *(_volume_lines() if facts.layout.is_volume else ()),
     ]
 
 
-def _likely_align(seen: _Seen) -> int:
+def _likely_align(facts: _ModelFacts) -> int:
     """The stride; with a margin, the stride of the layers, or the default, or the largest half of it that a tile scores."""
-    if seen.narrow is None:
-        return likely_align(seen.stride, seen.tile, fixed=None not in seen.layout.spatial(seen.image.shape))
-    scored = min(t - 2 * m for t, m in zip(seen.narrow.tile, seen.narrow.margin, strict=True))
-    return min(seen.stride or DEFAULT_ALIGN, 1 << (scored.bit_length() - 1))
+    if facts.narrow is None:
+        return likely_align(facts.stride, facts.tile, fixed=None not in facts.layout.spatial(facts.image.shape))
+    scored = min(t - 2 * m for t, m in zip(facts.narrow.tile, facts.narrow.margin, strict=True))
+    return min(facts.stride or DEFAULT_ALIGN, 1 << (scored.bit_length() - 1))
 
 
 def _margin_lines(narrow: BareMargin) -> list[str]:
@@ -259,20 +259,20 @@ def _volume_lines() -> list[str]:
     ]
 
 
-def _score_lines(seen: _Seen) -> list[str]:
+def _score_lines(facts: _ModelFacts) -> list[str]:
     """Activation, task, and the form of the output, by the end of the graph."""
-    output = seen.output
+    output = facts.output
     tasks = _LABEL_TASKS if output.is_labels else _TASKS
     lines = [
         _line(f'activation = "{output.activation}"', _why(output)),
         _line(f'task = "{output.task}"', tasks[output.task]),
     ]
-    if len(seen.outputs) > 1:
-        lines.append(_line(f'output = "{output.name}"', f"one of {', '.join(map(str, seen.outputs))}"))
-    return [*lines, *_output_lines(seen)]
+    if len(facts.outputs) > 1:
+        lines.append(_line(f'output = "{output.name}"', f"one of {', '.join(map(str, facts.outputs))}"))
+    return [*lines, *_output_lines(facts)]
 
 
-def _why(output: OutputSeen) -> str:
+def _why(output: OutputFacts) -> str:
     ending = output.ending
     if output.is_labels:
         why = str(ending) if ending.labels else "it gives whole numbers"
@@ -282,18 +282,18 @@ def _why(output: OutputSeen) -> str:
     return f"{ending}: {means}" if known else '"none" where it gives probabilities already'
 
 
-def _output_lines(seen: _Seen) -> Iterator[str]:
+def _output_lines(facts: _ModelFacts) -> Iterator[str]:
     """Lines on axes and grid of the output, where they are not those of the input."""
-    output = seen.output
-    name = next(one for one in seen.outputs if one.name == output.name)
-    if output.layout is not seen.layout:
+    output = facts.output
+    name = next(one for one in facts.outputs if one.name == output.name)
+    if output.layout is not facts.layout:
         yield _line(f'output_layout = "{output.layout}"', f"where the classes of {name} are")
-    elif seen.layout.channels_last and seen.layout.has_class_axis(name.shape) and None in output.sizes:
-        other = Layout.NCDHW if seen.layout.is_volume else Layout.NCHW
+    elif facts.layout.channels_last and facts.layout.has_class_axis(name.shape) and None in output.sizes:
+        other = Layout.NCDHW if facts.layout.is_volume else Layout.NCHW
         yield _line(f'# output_layout = "{other}"', f"if {name} has its classes on that axis")
-    stride = align_corners_stride(seen.tile, output.sizes)
+    stride = align_corners_stride(facts.tile, output.sizes)
     if stride is not None:
-        size, tile = output.sizes[0], seen.tile[0]
+        size, tile = output.sizes[0], facts.tile[0]
         yield _line('upsampling = "align_corners"', f'{size} = ({tile} - 1) / {stride} + 1; or "half_pixel"')
 
 
@@ -311,17 +311,17 @@ _LABEL_TASKS = {
 }
 
 
-def _class_lines(seen: _Seen) -> list[str]:
+def _class_lines(facts: _ModelFacts) -> list[str]:
     """One table per class; for many classes, several per line."""
-    count = max(seen.scores or 2, 2) if seen.task == "binary" or seen.scores is None else seen.scores
-    named = seen.known.get("classes", [])
+    count = max(facts.scores or 2, 2) if facts.task == "binary" or facts.scores is None else facts.scores
+    named = facts.known.get("classes", [])
     fits = sorted(c["id"] for c in named) == list(range(count))
     classes = named if fits else [{"id": i, "name": f"class {i}"} for i in range(count)]
     open_count = []
-    if seen.output.is_labels and seen.task == "multiclass":
-        left_open = ", as many as the file leaves open" * (seen.scores is None)
+    if facts.output.is_labels and facts.task == "multiclass":
+        left_open = ", as many as the file leaves open" * (facts.scores is None)
         open_count = [f"# one for each label that it gives{left_open}: id is the label, or index, if id is to be another"]
-    elif seen.scores is None:
+    elif facts.scores is None:
         open_count = ["# as many as it gives scores, which the file leaves open"]
     if count <= LISTED:
         return [*open_count, *(f"[[classes]]\nid = {c['id']}\nname = {json.dumps(c['name'])}" for c in classes)]

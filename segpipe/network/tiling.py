@@ -8,9 +8,9 @@ from segpipe.contract import DEFAULT_ALIGN, Contract
 from segpipe.errors import ContractError, SettingsError
 from segpipe.geometry.windows import Tiling
 from segpipe.messages.printable import dims
+from segpipe.network.graph_stride import graph_stride, likely_align
 from segpipe.network.scores_needed import resolve_blend
 from segpipe.network.signature import TensorSpec
-from segpipe.network.stride_seen import likely_align, stride_seen
 from segpipe.network.template import IMAGE_TILE, VOLUME_TILE
 from segpipe.settings import Settings
 
@@ -69,8 +69,8 @@ def _align(proto: onnx.ModelProto, tile: tuple[int, ...], margin: tuple[int, ...
     With a margin, the tile need not be a multiple: the stride of the layers is taken, where they show it.
     """
     if any(margin):
-        return stride_seen(proto) or DEFAULT_ALIGN
-    return DEFAULT_ALIGN if not any(n % DEFAULT_ALIGN for n in tile) else likely_align(stride_seen(proto), tile, fixed=True)
+        return graph_stride(proto) or DEFAULT_ALIGN
+    return DEFAULT_ALIGN if not any(n % DEFAULT_ALIGN for n in tile) else likely_align(graph_stride(proto), tile, fixed=True)
 
 
 def _spread(value: tuple[int, ...] | None, ndim: int, key: str) -> tuple[int, ...] | None:

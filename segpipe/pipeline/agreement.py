@@ -13,8 +13,8 @@ from segpipe.errors import DeviceError, case_errors
 from segpipe.formats.case import Case
 from segpipe.formats.case_scaling import scaling_of
 from segpipe.formats.registry import environment
+from segpipe.network.conversion import model_for
 from segpipe.network.device import open_session
-from segpipe.network.newer import model_for
 from segpipe.network.noise import noise_tiles
 from segpipe.network.output_graph import output_graph_for
 from segpipe.network.scaling import of_input

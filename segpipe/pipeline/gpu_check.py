@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from segpipe.errors import DeviceMemoryError
 from segpipe.network.activation import by_class
+from segpipe.network.batch_independence import batch_tiles, depends_on_batch, one_by_one
 from segpipe.network.device import DeviceMemory
-from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
 from segpipe.network.noise import noise_tiles
 from segpipe.network.outputs import check_output
 from segpipe.network.scaling import Scaling, of_input, unscaled

@@ -20,6 +20,7 @@ from segpipe.errors import DeviceMemoryError, ModelError, memory_errors
 from segpipe.geometry.windows import Tiling
 from segpipe.network.arrays import LAG_BATCHES
 from segpipe.network.averaging import mean_scores
+from segpipe.network.conversion import model_for
 from segpipe.network.device import (
     SessionTerms,
     engine_errors,
@@ -32,7 +33,6 @@ from segpipe.network.device import (
 from segpipe.network.device_arrays import DeviceArrays, DeviceStreams, Upload, scaled, torch_type
 from segpipe.network.feeds import Feed
 from segpipe.network.model_file import read_model
-from segpipe.network.newer import model_for
 from segpipe.network.output_graph import output_graph_for
 from segpipe.network.read import check_unchanged
 from segpipe.network.spec import ModelSpec

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from segpipe.errors import ModelError
 from segpipe.messages.printable import dims
 from segpipe.network.activation import by_class
+from segpipe.network.batch_independence import batch_tiles, depends_on_batch, one_by_one
+from segpipe.network.conversion import check_converted
 from segpipe.network.ensemble import tried
 from segpipe.network.form import unsteady
-from segpipe.network.neighbours import batch_tiles, depends_on_batch, one_by_one
-from segpipe.network.newer import check_converted
 from segpipe.network.outputs import check_output
 from segpipe.network.session import close_kept
 from segpipe.network.spec import ModelSpec

@@ -27,7 +27,7 @@ from segpipe.results.overlap.order import Neighbourhood
 from segpipe.results.schema import Record
 from segpipe.storage import Store
 from segpipe.storage.files import reading_errors
-from segpipe.storage.places import store_at
+from segpipe.storage.stores import store_at
 from segpipe.vectors.file import LON_LAT
 
 if TYPE_CHECKING:

@@ -27,9 +27,9 @@ from segpipe.results.cleaning.cleaner import Form
 from segpipe.results.cleaning.stage import NamedGrid, Uncleaned
 from segpipe.results.lesions.rule import INSTANCES
 from segpipe.results.mask_style import confidence_style, instance_style, legend, mask_style, segments
+from segpipe.results.name_conflicts import is_foreign, refuse_alike
 from segpipe.results.parts import Tally, part_files, read_tally, write_tally
 from segpipe.results.records import read_record
-from segpipe.results.refused import is_foreign, refuse_alike
 from segpipe.results.run import Run
 from segpipe.results.schema import Record
 from segpipe.results.statistics import Row

@@ -14,7 +14,7 @@ from segpipe.results.lesions.rule import LesionRule, rule_of
 from segpipe.results.schema import Values
 from segpipe.settings import Settings
 from segpipe.storage import Store
-from segpipe.storage.places import store_at
+from segpipe.storage.stores import store_at
 from segpipe.vectors.area import Area
 
 SEG = "binary"

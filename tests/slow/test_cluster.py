@@ -27,7 +27,7 @@ from segpipe.formats.case import Case
 from segpipe.jobs import dask_executor, dask_worker
 from segpipe.jobs.cluster import cluster_workers
 from segpipe.jobs.launch import carry_out
-from segpipe.jobs.lost import lost_reason
+from segpipe.jobs.lost_workers import lost_reason
 from segpipe.jobs.plan import Job
 from segpipe.jobs.prepare import prepare
 from segpipe.jobs.worker_pool import WorkerPool

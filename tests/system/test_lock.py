@@ -17,7 +17,7 @@ from segpipe.storage.lock import NAME, STALE, locked
 HOLD = """
 import sys
 from segpipe.storage.lock import locked
-from segpipe.storage.places import store_at
+from segpipe.storage.stores import store_at
 with locked(store_at(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

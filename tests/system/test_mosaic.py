@@ -24,7 +24,7 @@ from segpipe.jobs.disk import Free
 from segpipe.results.overlap import mask_cache
 from segpipe.results.overlap import mosaic as joining
 from segpipe.storage.folder import DRAFTS, Folder
-from segpipe.storage.places import store_at
+from segpipe.storage.stores import store_at
 
 GTI = """
 import sys, rasterio, numpy

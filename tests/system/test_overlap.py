@@ -23,7 +23,7 @@ from segpipe.formats.raster.mask import RasterMask
 from segpipe.geometry.windows import Window
 from segpipe.results.overlap import doubled, order
 from segpipe.results.overlap.doubled import FOLDER
-from segpipe.storage.places import store_at
+from segpipe.storage.stores import store_at
 
 NAMES = ("class0", "class1", "class2")
 PIXEL = 0.01 / 0.9996**2

@@ -20,7 +20,7 @@ from networks import pixelwise
 
 from segpipe.polygons import file, task
 from segpipe.polygons.case import Unwritten
-from segpipe.storage.places import store_at
+from segpipe.storage.stores import store_at
 
 SUFFIXES = (".parquet", ".gpkg", ".fgb", ".geojson")
 

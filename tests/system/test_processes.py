@@ -22,7 +22,7 @@ from segpipe.errors import InputError, ModelError, SourceError, WorkerError
 from segpipe.formats.case import Case
 from segpipe.jobs import processes, worker_process
 from segpipe.jobs.launch import carry_out, executor_of
-from segpipe.jobs.lost import ALONE, RETRIES, split_job
+from segpipe.jobs.lost_workers import ALONE, RETRIES, split_job
 from segpipe.jobs.orders import Alive, End, LoadAhead, Pixels, Ready, RunTask, Setup, TaskEnded, TaskFailed
 from segpipe.jobs.plan import Job
 from segpipe.jobs.prepare import prepare

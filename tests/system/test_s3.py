@@ -40,8 +40,8 @@ from segpipe.results.done import done_cases
 from segpipe.results.run import Run
 from segpipe.settings import load_settings
 from segpipe.storage import lock, s3
-from segpipe.storage.places import store_at
 from segpipe.storage.s3 import gdal_endpoint
+from segpipe.storage.stores import store_at
 
 PARTS = "--parts 6"
 

@@ -66,7 +66,7 @@ def test_the_log_has_one_line_of_json_per_event(begun, segpipe):
 
 
 def test_a_second_run_into_one_folder_is_refused(begun, segpipe):
-    script = "import sys; from segpipe.storage.lock import locked; from segpipe.storage.places import store_at\n"
+    script = "import sys; from segpipe.storage.lock import locked; from segpipe.storage.stores import store_at\n"
     script += "with locked(store_at('out put')): print('held', flush=True); sys.stdin.read()"
     holder = subprocess.Popen([sys.executable, "-c", script], cwd=begun, stdin=-1, stdout=-1, text=True)
     assert holder.stdout.readline() == "held\n"

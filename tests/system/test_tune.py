@@ -13,7 +13,7 @@ import pytest
 import rasterio
 from networks import local, pixelwise, pooling, positional
 from rich.console import Console
-from test_neighbours import dynamic
+from test_batch_independence import dynamic
 
 from segpipe.errors import ContractError, InputError, SettingsError
 from segpipe.formats.case import Case

@@ -30,7 +30,7 @@ from segpipe.results.zones.finished import FOLDER
 from segpipe.results.zones.polygons import read_zones
 from segpipe.results.zones.writing import RESERVED
 from segpipe.storage.lock import locked
-from segpipe.storage.places import store_at
+from segpipe.storage.stores import store_at
 from segpipe.vectors.file import DRIVERS, Selection
 from segpipe.vectors.placing import place
 

@@ -8,8 +8,8 @@ import pytest
 from segpipe.errors import OutputError, SegpipeError
 from segpipe.formats.case import Case, Failure
 from segpipe.jobs.case_states import CaseStates
-from segpipe.jobs.hide import hide_outcome, hide_plan
 from segpipe.jobs.plan import Cut, Plan, PlannedCase
+from segpipe.jobs.redaction import hide_outcome, hide_plan
 from segpipe.jobs.summary import WARNED, Summary
 from segpipe.jobs.tasks import Outcome
 from segpipe.messages.redaction import Redactor, redacting

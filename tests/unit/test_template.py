@@ -1,6 +1,6 @@
 """The lines to write for a model that says nothing of itself, filled in by their comments alone, against ONNX Runtime.
 
-What the file says of its output is segpipe.network.output_seen.
+What the file says of its output is segpipe.network.output_facts.
 """
 
 import re

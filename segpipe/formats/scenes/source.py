@@ -15,9 +15,9 @@ from segpipe.formats.case import Case
 from segpipe.formats.raster.confine import confined
 from segpipe.formats.raster.gdal import open_vrt, source_errors
 from segpipe.formats.raster.source import RasterSource, RasterTemplate, naming
+from segpipe.formats.scenes.file_channels import bands_of_files
 from segpipe.formats.scenes.layers import OpenedBand, open_band
 from segpipe.formats.scenes.match import match_channels
-from segpipe.formats.scenes.parts import bands_of_parts
 from segpipe.formats.scenes.product import BandFile, Product
 from segpipe.formats.scenes.reading import index_of, product_of
 from segpipe.formats.scenes.vrt import SceneBand, finest, on_grid, vrt_of
@@ -114,7 +114,7 @@ def _wanted(
     """The bands of the model's channels, and notes on how they were matched."""
     index = index_of(case)
     if index.kind == "parts":
-        return bands_of_parts(index, contract, overrides)
+        return bands_of_files(index, contract, overrides)
     return match_channels(product.bands, contract, overrides)
 
 

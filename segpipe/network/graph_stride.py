@@ -13,7 +13,7 @@ LONGEST = 64
 """Longest stride that is believed: products of strides beyond it come from graphs that upsample in between."""
 
 
-def stride_seen(proto: onnx.ModelProto) -> int | None:
+def graph_stride(proto: onnx.ModelProto) -> int | None:
     """The largest product of strides on a path through the graph, over all axes; None if there is none to be believed.
 
     Convolutions and pools multiply it, transposed convolutions divide it, all else passes on the largest of its inputs.

@@ -16,7 +16,7 @@ PRESENCE = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal
 
 
 @dataclass(frozen=True)
-class OutputSeen:
+class OutputFacts:
     """An output, as far as the file shows it."""
 
     name: str
@@ -47,9 +47,9 @@ class OutputSeen:
         return "softmax" if self.task == "multiclass" else "sigmoid"
 
 
-def output_seen(
+def output_facts(
     proto: onnx.ModelProto, image: TensorSpec, layout: Layout, tile: Sequence[int], output: TensorSpec
-) -> OutputSeen:
+) -> OutputFacts:
     """What the file says of an output for one tile.
 
     Args:
@@ -69,7 +69,7 @@ def output_seen(
     elif labels and count == 1 and ending.operator not in PRESENCE:
         count = None
     spatial = order.spatial(known.shape) if order.has_class_axis(known.shape) else known.shape[1:]
-    return OutputSeen(output.name, order, count, spatial, labels, ending)
+    return OutputFacts(output.name, order, count, spatial, labels, ending)
 
 
 def likely_order(layout: Layout, tile: Sequence[int], shape: Sequence[int | None]) -> Layout:

@@ -13,7 +13,7 @@ from segpipe.formats.scenes.product import BandFile
 from segpipe.overrides import Overrides
 
 
-def bands_of_parts(index: SceneFiles, contract: Contract, overrides: Overrides) -> tuple[list[BandFile], list[str]]:
+def bands_of_files(index: SceneFiles, contract: Contract, overrides: Overrides) -> tuple[list[BandFile], list[str]]:
     """The bands in the order of the model's channels, and notes on how those of each file were matched.
 
     Raises:

@@ -12,8 +12,8 @@ from networks import contract
 from onnx import numpy_helper
 
 from segpipe.errors import ModelError
-from segpipe.network import newer
-from segpipe.network.newer import takes
+from segpipe.network import conversion
+from segpipe.network.conversion import takes
 
 OPSET, IR = onnx.defs.onnx_opset_version(), onnx.IR_VERSION
 
@@ -61,7 +61,7 @@ def test_operators_with_a_new_definition_are_converted_and_compared(source, tmp_
     form = Form(dtype=onnx.TensorProto.UINT8)  # Cast has a new definition in opset 28
     old = run_serial(source, stamped(tmp_path / "old.onnx", 20, 10, form), output=tmp_path / "o")
     model = stamped(tmp_path / "new.onnx", OPSET, IR, form)
-    assert newer.older_form(onnx.load(model), model).changed == ("Cast",)
+    assert conversion.older_form(onnx.load(model), model).changed == ("Cast",)
     new = run_serial(source, model, output=tmp_path / "n")
     np.testing.assert_array_equal(mask(old), mask(new))
 
@@ -71,11 +71,11 @@ def test_operators_with_a_new_definition_are_converted_and_compared(source, tmp_
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.1), weight.name))
         return proto
 
-    monkeypatch.setattr(newer.version_converter, "convert_version", wrong)
-    newer._converted.cache_clear()
+    monkeypatch.setattr(conversion.version_converter, "convert_version", wrong)
+    conversion._converted.cache_clear()
     with pytest.raises(ModelError, match=r"its conversion gives other scores: install an onnxruntime newer than"):
         run_serial(source, model, output=tmp_path / "w")
-    newer._converted.cache_clear()
+    conversion._converted.cache_clear()
 
 
 @too_new
@@ -83,7 +83,7 @@ def test_what_cannot_be_converted_names_the_version_to_install(source, tmp_path,
     def refuse(proto, opset):
         raise RuntimeError("no adapter")
 
-    monkeypatch.setattr(newer.version_converter, "convert_version", refuse)
+    monkeypatch.setattr(conversion.version_converter, "convert_version", refuse)
     model = stamped(tmp_path / "new.onnx", OPSET, IR, Form(dtype=onnx.TensorProto.UINT8))
     said = rf"onnx cannot convert Cast \(no adapter\): install an onnxruntime newer than {onnxruntime.__version__}, one"
     with pytest.raises(ModelError, match=said):

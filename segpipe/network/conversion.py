@@ -36,7 +36,7 @@ CLOSE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Older:
+class OlderForm:
     """What a graph is converted to."""
 
     ir: int
@@ -45,7 +45,7 @@ class Older:
     """Operators whose definition is another one there; empty: only the numbers change."""
 
 
-def older_form(proto: onnx.ModelProto, path: Path) -> Older | None:
+def older_form(proto: onnx.ModelProto, path: Path) -> OlderForm | None:
     """What a graph must be converted to; None if ONNX Runtime takes it as it is.
 
     Raises:
@@ -57,7 +57,7 @@ def older_form(proto: onnx.ModelProto, path: Path) -> Older | None:
     own = _limits(ir, opset)
     if own is None or opset > onnx.defs.onnx_opset_version():
         raise ModelError(_install(path, ir, opset, own, "the installed onnx does not know it, either"))
-    older = Older(*own, changed=tuple(sorted(set(_changed(proto, opset, own[1])))))
+    older = OlderForm(*own, changed=tuple(sorted(set(_changed(proto, opset, own[1])))))
     _convert(proto, older, path)
     LOG.warning(
         "%s has opset %d and IR version %d; ONNX Runtime %s takes %d and %d, to which it is converted",
@@ -72,7 +72,7 @@ def model_for(spec: "ModelSpec") -> str | bytes:
 
 
 @lru_cache(maxsize=4)
-def _converted(path: Path, sha256: str, older: Older) -> bytes:
+def _converted(path: Path, sha256: str, older: OlderForm) -> bytes:
     """Cached by the hash of the file, so that all sessions of a process share one."""
     del sha256
     graph: bytes = _convert(onnx.load(str(path), load_external_data=False), older, path).SerializeToString()
@@ -112,7 +112,7 @@ def _changed(proto: onnx.ModelProto, opset: int, older: int) -> Iterator[str]:
             yield node.op_type
 
 
-def _convert(proto: onnx.ModelProto, older: Older, path: Path) -> onnx.ModelProto:
+def _convert(proto: onnx.ModelProto, older: OlderForm, path: Path) -> onnx.ModelProto:
     """A copy of a graph in older versions; where no operator changes, only their numbers do."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from networks import Network
 
-from segpipe.network.stride_seen import likely_align, stride_seen
+from segpipe.network.graph_stride import graph_stride, likely_align
 
 
 def strided(path, *strides, up=()):
@@ -22,7 +22,7 @@ def strided(path, *strides, up=()):
     [((), (), None), ((2, 2), (), 4), ((2, 2, 2), (2, 2, 2), 8), ((14,), (), 14), ((16, 16), (), None)],
 )
 def test_strides_multiply_along_a_path(strides, up, seen, tmp_path):
-    assert stride_seen(strided(tmp_path / "m.onnx", *strides, up=up)) == seen
+    assert graph_stride(strided(tmp_path / "m.onnx", *strides, up=up)) == seen
 
 
 @pytest.mark.parametrize(

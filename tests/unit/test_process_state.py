@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from segpipe.formats.kept import release_of, released_after
+from segpipe.formats.process_state import release_of, released_after
 
 
 def test_state_is_freed_at_the_end_and_after_an_error(monkeypatch):

@@ -9,7 +9,7 @@ from segpipe.contract import parse_contract
 from segpipe.errors import SettingsError
 from segpipe.formats.banded import bands_from, group
 from segpipe.formats.case import Case
-from segpipe.formats.parts import chronological
+from segpipe.formats.file_channels import chronological
 
 IMAGES = {"before": {"channels": "0:3"}, "after": {"channels": "3:6"}}
 SENSORS = {"s2": {"channels": "1:6"}, "dem": {"channels": [0]}, "date": {"value": 3}}

@@ -13,7 +13,7 @@ WORD = re.compile(r"\{(case|band|date|input)(?::([^{}:]+))?\}")
 DATE = r"\d{4}[-_.]?\d{2}[-_.]?\d{2}(?:T\d{4,6}Z?)?|\d{4}[-_.]?\d{2}|\d{7}|[tT]?\d{1,4}"
 """A day, a month, a day of a year, or a number."""
 
-Parts = tuple[tuple[int, ...], ...]
+FileChannels = tuple[tuple[int, ...], ...]
 """Channels of the model in each file, in the order of the files."""
 
 
@@ -27,7 +27,7 @@ def listed_words(pattern: str, word: str) -> tuple[str, ...]:
     return tuple(text.strip() for text in found[2].split(",")) if found and found[2] else ()
 
 
-def parts_of_inputs(pattern: str, contract: Contract) -> tuple[tuple[str, ...], Parts]:
+def channels_of_inputs(pattern: str, contract: Contract) -> tuple[tuple[str, ...], FileChannels]:
     """Names of files in place of ``{input}``, and the channels of each, in the contract's order.
 
     Raises:
@@ -75,7 +75,7 @@ def dates_of(contract: Contract) -> int | None:
     return counts.pop()
 
 
-def parts_of_dates(contract: Contract, count: int) -> Parts | None:
+def channels_of_dates(contract: Contract, count: int) -> FileChannels | None:
     """Channels of each date, in order; None if the channels are not as many for each."""
     given = {n: one for n, one in (contract.inputs or {}).items() if one.value is None}
     if len(given) > 1:

@@ -224,5 +224,8 @@ def _folder(path: Path) -> Kind | None:
     if "config.json" in names:
         return _saved(path / "config.json")
     if names & {".zarray", ".zgroup", "zarr.json"}:
-        return "a Zarr store", "take an array out: gdal_translate 'ZARR:\"FILE\":/ARRAY' out.tif"
+        return (
+            "a Zarr store",
+            "take an array out: gdalinfo FILE lists them, then gdal_translate 'ZARR:\"FILE\":/ARRAY' out.tif",
+        )
     return None

@@ -62,7 +62,8 @@ def test_a_folder_without_a_raster_says_what_it_holds(tmp_path):
 def test_a_zarr_store_says_what_it_is(tmp_path):
     (tmp_path / "a.zarr").mkdir()
     (tmp_path / "a.zarr" / ".zgroup").write_text("{}")
-    with pytest.raises(InputError, match=r"a\.zarr is a Zarr store: take an array out: gdal_translate 'ZARR:.*a\.zarr"):
+    rule = r"a\.zarr is a Zarr store: take an array out: gdalinfo .*a\.zarr lists them, then gdal_translate 'ZARR:.*a\.zarr"
+    with pytest.raises(InputError, match=rule):
         find_cases([str(tmp_path / "a.zarr")])
 
 

@@ -9,7 +9,15 @@ from networks import contract
 from segpipe.contract import parse_contract
 from segpipe.formats.unusual.case_statistics import constant, sentinel
 from segpipe.formats.unusual.far_off import far_off, linear_or_decibels, outside_clip
-from segpipe.formats.unusual.scale import below_clip, has_tags, too_large, too_small, type_too_small, without_tags
+from segpipe.formats.unusual.scale import (
+    below_clip,
+    has_tags,
+    too_large,
+    too_large_in_volume,
+    too_small,
+    type_too_small,
+    without_tags,
+)
 from segpipe.formats.unusual.shifted import negative, shifted
 from segpipe.formats.unusual.values import FEWEST, Finding, expected_of, holds, scale_words, values_of
 
@@ -106,3 +114,16 @@ def test_words_are_those_of_toml_and_of_the_worst_channel():
     pixels = REFLECTANCE * 1e4
     pixels[3] = 9000
     assert_matches(r"channel 4 holds 9000 to 9000, its mean should be 3000 ± 1e\+03", holds(*seen(pixels, fixed())))
+
+
+def test_a_volume_of_other_units_than_bytes_gets_scale_and_offset_that_fit():
+    """No command of GDAL, which writes no volumes."""
+    voxels = np.linspace(-900, 900, 500)[None].astype(np.int16)
+    found = too_large_in_volume(*seen(voxels, terms(1, scale=1 / 255)))
+    assert found is not None
+    assert "gdal" not in found.text
+    scale, offset = re.search(r"scale = ([\d.]+), offset = ([\d.]+)", found.text).groups()
+    mended = terms(1, scale=float(scale), offset=float(offset))
+    values, expected = seen(voxels, mended)
+    assert too_large_in_volume(values, expected) is None
+    assert expected.scaled(np.array([-900.0, 900.0])) == pytest.approx([0, 1], abs=0.02)

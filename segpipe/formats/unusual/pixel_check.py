@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from segpipe.contract import Contract
 from segpipe.formats.unusual.case_statistics import NO_DATA, constant, of_own_statistics, sentinel
 from segpipe.formats.unusual.far_off import far_off, linear_or_decibels, outside_clip
-from segpipe.formats.unusual.scale import below_clip, too_large, too_small, type_too_small, without_tags
+from segpipe.formats.unusual.scale import below_clip, too_large, too_large_in_volume, too_small, type_too_small, without_tags
 from segpipe.formats.unusual.shifted import negative, shifted
 from segpipe.formats.unusual.values import BYTE, Expected, Finding, Tags, Values, expected_of, values_of
 from segpipe.network.scaling import Scaling
@@ -35,7 +35,7 @@ _RULES: tuple[Rule, ...] = (
     without_tags,
 )
 
-_VOLUME_RULES: tuple[Rule, ...] = (type_too_small, too_small, too_large, far_off)
+_VOLUME_RULES: tuple[Rule, ...] = (type_too_small, too_small, too_large_in_volume, far_off)
 """Rules for volumes, which contain neither reflectance nor backscatter: air is -1,000 in CT, whatever a model's window."""
 
 _OWN_RULES: tuple[Rule, ...] = (type_too_small, below_clip, outside_clip)

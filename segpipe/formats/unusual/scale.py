@@ -38,15 +38,34 @@ NO_TAGS = 'the contract\'s pixel = "physical" applies the scale and offset tags 
 
 def too_large(values: Values, expected: Expected) -> Finding | None:
     """A forgotten scale, missing tags, or 16 bits for 8."""
-    if expected.byte and not (values.dtype.kind in "iub" and values.dtype.itemsize == 1):
-        reach = float(expected.scaled(values.high).max()) * (1 if expected.unit.any() else 1 / BYTE)
-        if (values.high > BYTE + 5).any() and reach > 1:
-            far = expected.mean is not None and _is_no_byte(values, expected)
-            return Finding(
-                f"pixels reach {values.high.max():,.6g} where the contract expects 0 to 255: "
-                f"make 8-bit ones with gdal_translate -ot Byte -scale {values.least.min():g} {values.high.max():g} 0 255",
-                far,
-            )
+    mend = f"make 8-bit ones with gdal_translate -ot Byte -scale {values.least.min():g} {values.high.max():g} 0 255"
+    return _no_bytes(values, expected, mend) or _too_bright(values, expected)
+
+
+def too_large_in_volume(values: Values, expected: Expected) -> Finding | None:
+    """A forgotten scale, missing tags, or 16 bits for 8, in a format that GDAL does not write."""
+    least, most = float(values.least.min()), float(values.high.max())
+    scale = expected.gain * BYTE / max(most - least, 1)
+    mend = (
+        f"set scale and offset in the contract to those that made 0 to 255 of such values in training; for {least:g} to "
+        f"{most:g} that is scale = {scale_words(scale)}, offset = {scale_words(expected.bias - least * scale)}"
+    )
+    return _no_bytes(values, expected, mend) or _too_bright(values, expected)
+
+
+def _no_bytes(values: Values, expected: Expected, mend: str) -> Finding | None:
+    """Other pixels than those of an 8-bit picture, where such are expected."""
+    if not expected.byte or (values.dtype.kind in "iub" and values.dtype.itemsize == 1):
+        return None
+    reach = float(expected.scaled(values.high).max()) * (1 if expected.unit.any() else 1 / BYTE)
+    if not (values.high > BYTE + 5).any() or reach <= 1:
+        return None
+    far = expected.mean is not None and _is_no_byte(values, expected)
+    return Finding(f"pixels reach {values.high.max():,.6g} where the contract expects 0 to 255: {mend}", far)
+
+
+def _too_bright(values: Values, expected: Expected) -> Finding | None:
+    """Reflectances or intensities beyond full scale."""
     level = np.where(expected.unit, expected.scaled(values.mid), 0)
     if expected.byte or not (level > BRIGHT).any():
         return None

@@ -6,10 +6,15 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from os.path import join  # of 100,000 names: a Path for each takes a second
 
 from segpipe.errors import of_system
 from segpipe.storage.existence import ABSENT, is_folder, is_there
+from segpipe.storage.retry import persistently
+
+RETRIES = 1
+"""Retries per folder; more would delay every folder while a file server is down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +121,8 @@ class Listing:
         """Sorted names of the folders and of all other entries of a folder; none if it cannot be read to its end, because an
         incomplete series would pass for a shorter volume."""
         folders, files = list[str](), list[str]()
-        with self.noting(folder), os.scandir(folder or ".") as entries:
-            for entry in entries:
+        with self.noting(folder):
+            for entry in persistently(partial(_entries, folder), RETRIES):
                 (folders if self._is_folder(entry) else files).append(entry.name)
             return sorted(folders), sorted(files)
         return [], []
@@ -133,6 +138,11 @@ UNREADABLE = (
     "a part of the input cannot be read, and its cases are left out: {}: {}; "
     "run the same command again, or take it away first"
 )
+
+
+def _entries(folder: str) -> "list[os.DirEntry[str]]":
+    with os.scandir(folder or ".") as entries:
+        return list(entries)
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

@@ -4,13 +4,21 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from segpipe.jobs.plan import Job
 from segpipe.jobs.tasks import GivenUp, Outcome, Result, Task
 from segpipe.jobs.work import Context, work
-from segpipe.storage.retry import log_retry, waits
+from segpipe.pipeline.infer import LoadedModel, load_model
+from segpipe.results.run import Run
+from segpipe.storage.retry import log_retry, persistently, waits
 
 LOG = logging.getLogger("segpipe")
+
+
+def loaded(run: Run) -> LoadedModel:
+    """Load the model of a run; retry storage faults with backoff."""
+    return persistently(partial(load_model, run.model), run.settings.retries)
 
 
 def attempt(task: Task, context: Context) -> Iterator[Result]:

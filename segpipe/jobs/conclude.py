@@ -49,7 +49,7 @@ def conclude(prepared: Prepared, summary: Summary, halt: Halt) -> None:
         for case in done_cases(summary.states.cases(CaseState.MISSING), prepared.run):
             summary.states.set(case.name, CaseState.DONE)
     with summary.noting():
-        _tidy_parts(output, summary.states)
+        persistently(partial(_tidy_parts, output, summary.states), retries)
     tables: list[Table] = [_areas, _lesions, _audits, _doubtful, partial(_totals, halt=halt), partial(_zones, halt=halt)]
     for table in tables:
         with summary.noting():

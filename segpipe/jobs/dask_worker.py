@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from segpipe.errors import WorkerError
 from segpipe.formats.registry import release
+from segpipe.jobs.attempts import loaded
 from segpipe.jobs.cluster import check_threads
 from segpipe.jobs.task_runner import TaskRunner, warnings_sent
 from segpipe.jobs.tasks import Result, Task
@@ -112,7 +113,7 @@ def run_on_worker(
     runner = TaskRunner(
         *(run, calls),
         # if the plugin has failed, loading the model again raises the reason
-        model=lambda: MODELS.get(identity) or load_model(run.model),
+        model=lambda: MODELS.get(identity) or loaded(run),
         progress=lambda pixels: worker.log_event(client.topic, {"pixels": pixels}),
     )
     with warnings_sent(lambda text: worker.log_event(client.topic, {"warning": text})):

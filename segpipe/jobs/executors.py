@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterator
 
 from segpipe.choices import Executor
-from segpipe.jobs.attempts import attempt
+from segpipe.jobs.attempts import attempt, loaded
 from segpipe.jobs.dask_executor import dask
 from segpipe.jobs.plan import Job, Plan
 from segpipe.jobs.processes import processes
 from segpipe.jobs.task_queue import TaskQueue
 from segpipe.jobs.tasks import Halt, Outcome, Watcher
 from segpipe.jobs.work import Context
-from segpipe.pipeline.infer import load_model
 from segpipe.results.run import Run
 from segpipe.timing.spans import span
 
@@ -18,7 +17,7 @@ from segpipe.timing.spans import span
 def serial(plan: Plan, run: Run, watcher: Watcher, halt: Halt) -> Iterator[Outcome]:
     """Run every job in this process, one after the other: the reference executor."""
     with span("model"):
-        queue, context = TaskQueue(plan, run), Context(run, load_model(run.model), plan.calls, watcher.progress)
+        queue, context = TaskQueue(plan, run), Context(run, loaded(run), plan.calls, watcher.progress)
     while queue and not halt.is_set() and not context.stop.is_set():
         task = queue.take()
         if not isinstance(task, Job):

@@ -49,17 +49,17 @@ def carry_out(prepared: Prepared, watcher: Watcher, halt: Halt | None = None) ->
     Raises:
         OutputError: the output folder cannot be created, or another run holds it.
     """
-    output, halt = prepared.run.output, halt or Halt()
+    output, retries, halt = prepared.run.output, prepared.run.settings.retries, halt or Halt()
     halt.concluding = False  # it may have ended with the tables of another model of a list
     _log_plan(prepared.plan)
     with output_errors(str(output)):
-        output.make()
-    with locked(output) as killed:
+        persistently(output.make, retries)
+    with locked(output, retries) as killed:
         if killed:
             output.sweep()
         started = time.perf_counter()
         summary = _initial_summary(prepared)
-        output.write_json("run.json", run_record(prepared, summary, "running"))
+        persistently(partial(output.write_json, "run.json", run_record(prepared, summary, "running")), retries)
         _execute_noting(prepared, watcher, summary, halt)
         halt.concluding = True
         _warn_of_rest(prepared.run, summary)

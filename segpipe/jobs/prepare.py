@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from segpipe.errors import InputError, OutputError, SettingsError
 from segpipe.formats.case import Case
@@ -17,6 +18,7 @@ from segpipe.jobs.plan import Plan
 from segpipe.jobs.planning import make_plan
 from segpipe.jobs.redaction import hide_plan
 from segpipe.jobs.trace import check_trace
+from segpipe.jobs.worker_pool import WorkerPool
 from segpipe.jobs.worker_process import tell_spare
 from segpipe.messages.printable import printable
 from segpipe.messages.redaction import redact_also, without_names
@@ -35,6 +37,7 @@ from segpipe.results.zones.stage import ZonesTask, check_place, read_and_check
 from segpipe.settings import Settings
 from segpipe.storage import Store
 from segpipe.storage.ownership import DOUBTFUL, LESIONS, TABLES, refuse_foreign
+from segpipe.storage.retry import persistently
 from segpipe.timing.spans import begin, span
 from segpipe.vectors.area import Area, read_area
 from segpipe.vectors.file import Selection
@@ -66,6 +69,8 @@ def prepare(
 ) -> Prepared:
     """Check settings, model, contract, inputs and output, and plan; nothing is inferred or written.
 
+    Storage faults are retried.
+
     Args:
         settings: settings of the run.
         open_all: open every case, however many there are.
@@ -78,26 +83,32 @@ def prepare(
     clean_environment()
     begin(bool(settings.profile), age)
     with span("model"):
-        spec = spec_of_run(settings)
+        spec = persistently(partial(spec_of_run, settings), settings.retries)
         model = spec if spec.listed else _tried(spec, settings)
     with span("plan"):
         pool = cluster_workers(settings)
         if pool is not None and pool.memory is not None and settings.memory is None:
             settings = settings.model_copy(update={"memory": pool.memory / 1e9})
-        area, warnings = area_of(settings)
-        for text in warnings:
-            LOG.warning("%s", printable(text))
-        run = Run(model, settings, area)
-        taken = _taken(run, only)
-        _check_output(run, taken.cases)
-        _check_label_map(run, taken.cases)
-        zones = _zones(run, taken.cases)
-        _warn_of_report(run, taken.cases)
-        plan = make_plan(taken.cases, run, processors(), pool, open_all=open_all)
-        plan = hide_plan(replace(plan, failed=(*taken.refused, *plan.failed)))
-        if len(plan) and not model.listed:
-            run = replace(run, model=compare_engine(model, taken.cases, settings.overrides))
-        return Prepared(run, taken.all, plan, taken.left_out, [*map(without_names, taken.problems)], zones=zones)
+        return persistently(partial(_planned, model, settings, pool, open_all=open_all, only=only), settings.retries)
+
+
+def _planned(
+    model: ModelSpec, settings: Settings, pool: WorkerPool | None, *, open_all: bool, only: Collection[str] | None
+) -> Prepared:
+    area, warnings = area_of(settings)
+    for text in warnings:
+        LOG.warning("%s", printable(text))
+    run = Run(model, settings, area)
+    taken = _taken(run, only)
+    _check_output(run, taken.cases)
+    _check_label_map(run, taken.cases)
+    zones = _zones(run, taken.cases)
+    _warn_of_report(run, taken.cases)
+    plan = make_plan(taken.cases, run, processors(), pool, open_all=open_all)
+    plan = hide_plan(replace(plan, failed=(*taken.refused, *plan.failed)))
+    if len(plan) and not model.listed:
+        run = replace(run, model=compare_engine(model, taken.cases, settings.overrides))
+    return Prepared(run, taken.all, plan, taken.left_out, [*map(without_names, taken.problems)], zones=zones)
 
 
 def _taken(run: Run, only: Collection[str] | None) -> Found:

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from segpipe.errors import SegpipeError, WorkerError
 from segpipe.formats.registry import release
+from segpipe.jobs.attempts import loaded
 from segpipe.jobs.orders import (
     Alive,
     End,
@@ -126,7 +127,7 @@ class Worker:
 
     def _runner(self, setup: Setup) -> TaskRunner:
         def model() -> LoadedModel:
-            return self._model or load_model(setup.run.model)
+            return self._model or loaded(setup.run)
 
         return TaskRunner(setup.run, setup.calls, model, lambda pixels: self.report(Pixels(pixels)))
 

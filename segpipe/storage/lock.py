@@ -15,6 +15,7 @@ from segpipe.errors import OutputError
 from segpipe.storage import Store
 from segpipe.storage.documents import DocumentError, parse_json
 from segpipe.storage.files import output_errors
+from segpipe.storage.retry import persistently
 
 NAME = ".segpipe.lock"
 
@@ -70,16 +71,20 @@ def _began(pid: int) -> str | None:
 
 
 @contextmanager
-def locked(output: Store) -> Iterator[bool]:
+def locked(output: Store, retries: int = 0) -> Iterator[bool]:
     """Hold the output against other runs; yield whether the last run was killed, and may have left drafts behind.
+
+    Args:
+        output: the output.
+        retries: retries after storage faults.
 
     Raises:
         OutputError: a live run holds it.
     """
     with output_errors(output.path(NAME)):
-        killed = output.has(NAME)
-        _take(output)
-        _sweep(output)
+        killed = persistently(lambda: output.has(NAME), retries)
+        persistently(lambda: _take(output), retries)
+        persistently(lambda: _sweep(output), retries)
     stopped = threading.Event()
     beat = threading.Thread(target=_beat, args=(output, stopped), name="segpipe-lock", daemon=True)
     beat.start()

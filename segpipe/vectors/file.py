@@ -194,6 +194,16 @@ def read_frame(selection: Selection, columns: Sequence[str] | None = None) -> "G
     Raises:
         ZonesError: no such layer or column, or the file cannot be read.
     """
+    try:
+        return _frame(selection, columns)
+    except ZonesError as error:
+        if error.__cause__ is None or isinstance(error.__cause__, OSError):
+            raise
+        # GDAL passes on no error numbers: a storage fault that has passed looks like damage
+        return _frame(selection, columns)
+
+
+def _frame(selection: Selection, columns: Sequence[str] | None) -> "GeoDataFrame":
     path = selection.path
     with vector_errors(path):
         _refuse_pointer(selection)

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+from itertools import repeat
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from segpipe.errors import SourceError
 from segpipe.formats.case import CaseSelection
 from segpipe.formats.cases import find_input
 from segpipe.formats.identity import FolderListings, identities
+from segpipe.jobs import attempts
+from segpipe.network import model_file
 from segpipe.results import done
 from segpipe.storage.folder import Folder
 from segpipe.validity import parse_validity
@@ -27,6 +30,11 @@ def told(*words):
     ended = CliRunner().invoke(main, [str(word) for word in words])
     assert ended.exit_code == 2, ended.output
     return ended.stderr.strip()
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch):
+    monkeypatch.setattr("segpipe.storage.retry.FIRST_WAIT", 0)
 
 
 @pytest.fixture
@@ -100,7 +108,6 @@ def test_a_finished_case_is_not_done_again_because_of_one_fault(name, times, mod
     flags = ["-m", model, "-o", tmp_path / "out", "--device", "cpu", "--executor", "serial"]
     words = [str(word) for word in ("run", "-i", tmp_path / "in", *flags)]
     assert CliRunner().invoke(main, words).exit_code == 0
-    monkeypatch.setattr("segpipe.storage.retry.FIRST_WAIT", 0)
     fail_in(monkeypatch, done, "_is_done", tmp_path / name, times)
     again = CliRunner().invoke(main, words)
     assert again.exit_code == 0, again.output
@@ -130,10 +137,9 @@ def test_a_file_that_may_be_foreign_is_not_replaced_unread(name, flags, model, r
     mine = tmp_path / "out" / name
     mine.write_text("mine")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("segpipe.storage.retry.FIRST_WAIT", 0)
     with monkeypatch.context() as patch:
         read = Folder.read
-        faults = (OSError(errno.EIO, os.strerror(errno.EIO), str(mine)) for _ in range(2))
+        faults = repeat(OSError(errno.EIO, os.strerror(errno.EIO), str(mine)))
         patch.setattr(Folder, "read", lambda self, asked: raise_next(faults) if asked == name else read(self, asked))
         said = told("run", "-i", "in", "-m", model, "-o", "out", "--device", "cpu", "--executor", "serial", *flags)
     assert re.match(f"error: .*{name} .*cannot be read.*: Input/output error: check the disk", said)
@@ -150,3 +156,51 @@ def test_a_finished_model_is_no_error_because_of_what_may_lie_beside_it(model, t
     ended = CliRunner().invoke(main, [str(word) for word in words])
     assert ended.exit_code == 0, ended.output
     assert "new.toml cannot be read (Input/output error: check the disk): if it exists" in " ".join(ended.output.split())
+
+
+def stale(path):
+    return OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+
+def fail_first(patch, place, name, *, chosen=lambda *_: True):
+    """Let a function fail once, the first time that it is called with chosen arguments, as a file server does."""
+    asked, calls = getattr(place, name), []
+
+    def answer(*words, **options):
+        if not calls and chosen(*words):
+            calls.append(words)
+            raise stale(words[0])
+        return asked(*words, **options)
+
+    patch.setattr(place, name, answer)
+    return calls
+
+
+FIRST_FAULTS = {
+    "the input": (os, "stat", lambda path, *_: str(path).endswith("in/a.tif")),
+    "its folder": (os, "scandir", lambda path=".", *_: str(path).endswith("/in")),
+    "the model": (os, "stat", lambda path, *_: str(path).endswith("m.onnx")),
+    "the contract": (os, "stat", lambda path, *_: str(path).endswith("m.toml")),
+    "the graph": (model_file.onnx, "load", lambda path, *_, **__: str(path).endswith("m.onnx")),
+    "the folder of the output": (Folder, "make", lambda *_: True),
+    "the lock": (Folder, "create", lambda _, name, __: name == ".segpipe.lock"),
+    "the first record of the run": (Folder, "publish", lambda _, __, name, **___: name == "run.json"),
+    "parts": (Folder, "folders", lambda _, name: name == ".parts"),
+    "the model of a worker": (attempts, "load_model", lambda *_: True),
+}
+
+
+@pytest.mark.parametrize("at", FIRST_FAULTS)
+def test_a_run_starts_in_spite_of_a_fault_that_passes(at, model, raster, tmp_path, monkeypatch):
+    """A file server may be away for a second when a run begins, too: a night must not be lost for it."""
+    raster("in/a.tif", np.ones((1, 8, 9), np.uint8))
+    words = ["run", "-i", str(tmp_path / "in"), "-m", str(model), "--device", "cpu", "--executor", "serial", "-o"]
+    assert CliRunner().invoke(main, [*words, str(tmp_path / "undisturbed")]).exit_code == 0
+    place, name, chosen = FIRST_FAULTS[at]
+    with monkeypatch.context() as patch:
+        calls = fail_first(patch, place, name, chosen=chosen)
+        ended = CliRunner().invoke(main, [*words, str(tmp_path / "out")])
+    assert calls
+    assert ended.exit_code == 0, ended.output
+    for table in ("a.tif", "areas.csv"):
+        assert (tmp_path / "out" / table).read_bytes() == (tmp_path / "undisturbed" / table).read_bytes()

@@ -9,6 +9,7 @@ import pytest
 import rasterio
 from mutants import write
 from rasterio.enums import ColorInterp
+from rasterio.errors import RasterioIOError
 
 from segpipe.contract import parse_contract
 from segpipe.errors import SourceError
@@ -171,3 +172,52 @@ def test_threads_that_read_good_and_damaged_files_side_by_side(good, bad):
     assert not messages[good]
     assert len(messages[bad]) == 10
     assert all("bad.jp2" in text and "GDAL says" in text for text in messages[bad])
+
+
+def failing_first(monkeypatch, place, name, times):
+    """Let a function of GDAL fail the first times with a message of GDAL; return the calls."""
+    asked, calls = getattr(place, name), []
+
+    def answer(*words, **options):
+        calls.append(1)
+        if len(calls) <= times:
+            raise RasterioIOError("TIFFReadEncodedStrip:Read error at scanline 4294967295")
+        return asked(*words, **options)
+
+    monkeypatch.setattr(place, name, answer)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("place", "name"), [(RasterSource, "_open"), (RasterSource, "_pixels"), (RasterSource, "_describe")]
+)
+def test_a_fault_that_has_passed_is_no_damage(place, name, good, monkeypatch):
+    """GDAL does not pass on the number of an error, and the file can be read by now."""
+    failing_first(monkeypatch, place, name, 1)
+    with gdal_options():
+        source = RasterSource(str(good), CONTRACT)
+        np.testing.assert_array_equal(source.read(WHOLE)[0], PIXELS)
+        source.close()
+
+
+def test_damage_is_read_twice_and_told(good, monkeypatch):
+    with gdal_options():
+        source = RasterSource(str(good), CONTRACT)
+        calls = failing_first(monkeypatch, RasterSource, "_pixels", 1000)
+        with pytest.raises(SourceError, match=r"good\.jp2 cannot be read at row 0.*Read error"):
+            source.read(WHOLE)
+        source.close()
+    assert len(calls) == 2
+
+
+def test_a_refusal_is_not_tried_again(good, monkeypatch):
+    calls = []
+
+    def refuse(*_):
+        calls.append(1)
+        raise SourceError("bands must be intensities")
+
+    monkeypatch.setattr(RasterSource, "_describe", refuse)
+    with gdal_options(), pytest.raises(SourceError, match="must be intensities"):
+        RasterSource(str(good), CONTRACT)
+    assert len(calls) == 1

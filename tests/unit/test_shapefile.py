@@ -4,6 +4,7 @@ import pyogrio
 import pytest
 import shapely
 from fields import write_fields
+from pyogrio.errors import DataSourceError
 from unreadable import fail_to_open
 
 from segpipe.accuracy import points
@@ -61,3 +62,23 @@ def test_a_whole_shapefile_and_other_files_are_read(shapefile, tmp_path):
         assert read_frame(Selection(path))["name"].tolist() == NAMES
         assert len(read_frame(Selection(path), [])) == 2
         assert points.read_frame(path, "name")["name"].tolist() == NAMES
+
+
+@pytest.mark.parametrize(("times", "tries"), [(1, 2), (9, 2)])
+def test_a_fault_that_has_passed_is_no_damage(times, tries, shapefile, monkeypatch):
+    """GDAL does not pass on the number of an error: a file is read once more before it is called damaged."""
+    list_layers, calls = pyogrio.list_layers, []
+
+    def faulty(path):
+        calls.append(path)
+        if len(calls) <= times:
+            raise DataSourceError("sqlite3_open(z.gpkg) failed: disk I/O error")
+        return list_layers(path)
+
+    monkeypatch.setattr(pyogrio, "list_layers", faulty)
+    if times < tries:
+        assert read_frame(Selection(shapefile), ["name"])["name"].tolist() == NAMES
+    else:
+        with pytest.raises(ZonesError, match=r"cannot be read as a file of polygons: .*disk I/O error"):
+            read_frame(Selection(shapefile), ["name"])
+    assert len(calls) == tries

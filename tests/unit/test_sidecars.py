@@ -1,10 +1,14 @@
 """Files beside a raster that GDAL would pass over in silence: each is compared with how GDAL has used it."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import rasterio
 from inspecting import settings as of_settings
 from networks import contract
+from unreadable import fail
 
 from segpipe.contract import parse_contract
 from segpipe.errors import SourceError
@@ -179,3 +183,35 @@ def test_the_file_itself_is_among_those_of_a_raster_of_which_gdal_does_not_find_
     monkeypatch.setattr("segpipe.formats.raster.dataset_files.own_files", lambda dataset: [])
     with rasterio.open(path) as dataset:
         assert files_of(dataset) == [str(path)]
+
+
+class Unlistable:
+    """A listing of a folder that opens, and fails when it is read, as on a file server that has lost its handle."""
+
+    def __init__(self, _) -> None:
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def __next__(self):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(raster, monkeypatch):
+    """GDAL would ignore the nodata values in the sidecar file, in every try."""
+    path = raster("a.tif", np.ones((1, 8, 9), np.uint8))
+    monkeypatch.setattr(os, "scandir", Unlistable)
+    with gdal_options(), pytest.raises(SourceError, match=r"a.tif cannot be opened: Stale file handle") as lost:
+        source.RasterSource(str(path), parse_contract(contract(1, 2), "x"))
+    assert is_passing(lost.value)
+
+
+def test_a_folder_whose_files_may_be_read_but_not_listed_is_no_fault(raster, tmp_path, monkeypatch):
+    path = raster("a.tif", np.ones((1, 8, 9), np.uint8))
+    fail(monkeypatch, tmp_path, "scandir", number=errno.EACCES)
+    with gdal_options():
+        source.RasterSource(str(path), parse_contract(contract(1, 2), "x")).close()

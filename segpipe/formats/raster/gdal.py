@@ -21,7 +21,7 @@ from segpipe.errors import SegpipeError, SourceError, of_system, one_line
 from segpipe.formats.cache import Cache
 from segpipe.formats.raster.confine import allow_all_drivers, allow_drivers, confined
 from segpipe.formats.raster.gdal_messages import Messages, as_text, harmful, listen, messages
-from segpipe.formats.raster.gdal_readers import UnattributedError, reading
+from segpipe.formats.raster.gdal_readers import ReadableError, UnattributedError, reading
 from segpipe.formats.raster.references import check_references, servers
 from segpipe.process.environment import clean_environment
 from segpipe.storage.existence import is_file
@@ -260,7 +260,8 @@ def source_errors(what: str, files: Iterable[str]) -> Iterator[None]:
     GDAL reports a failing disk and a damaged file alike; reading the file through the operating system distinguishes them.
 
     Raises:
-        WhoseError: GDAL's message may concern another thread's file; ``pinned`` reads again.
+        UnattributedError: GDAL's message may concern another thread's file; ``pinned`` reads again.
+        ReadableError: the files can be read; ``pinned`` reads again, too.
     """
     try:
         with reading() as shared, gdal_errors(SourceError, what), messages() as heard:
@@ -269,8 +270,9 @@ def source_errors(what: str, files: Iterable[str]) -> Iterator[None]:
     except SourceError as error:
         if error.__cause__ is not None and not is_passing(error):
             with _as_source_error(what):
-                for file in files:
-                    _read_through(file)
+                here = [file for file in files if _read_through(file)]
+            if here:
+                raise ReadableError(str(error)) from error.__cause__
         raise
 
 
@@ -298,11 +300,14 @@ def _as_source_error(what: str) -> Iterator[None]:
             raise SourceError(f"{what}: {of_system(error)}") from error
 
 
-def _read_through(file: str) -> None:
-    if not is_remote(file) and is_file(file):
-        with Path(file).open("rb", buffering=0) as stream:
-            while stream.read(READ_BYTES):
-                pass
+def _read_through(file: str) -> bool:
+    """Read a local file to its end; False if there is none."""
+    if is_remote(file) or not is_file(file):
+        return False
+    with Path(file).open("rb", buffering=0) as stream:
+        while stream.read(READ_BYTES):
+            pass
+    return True
 
 
 def _root(error: BaseException) -> str:

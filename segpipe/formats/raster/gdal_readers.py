@@ -9,11 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from segpipe.errors import SourceError
+
 T = TypeVar("T")
 
 
 class UnattributedError(Exception):
     """GDAL's own threads logged a message while several threads were reading. ``pinned`` handles it."""
+
+
+class ReadableError(SourceError):
+    """GDAL failed on local files that the operating system can read: they are damaged, or a storage fault has passed.
+
+    ``pinned`` handles it.
+    """
 
 
 class _Thread(threading.local):
@@ -77,12 +86,25 @@ def _no_other() -> Iterator[None]:
 
 
 def pinned(read: Callable[[], T], again: Callable[[], T] | None = None) -> T:
-    """Return ``read()``; if a message of GDAL may concern another thread, repeat it (or call ``again``) alone.
+    """Return ``read()``; repeat it (or call ``again``) alone if a message of GDAL may concern another thread, or a storage
+    fault may have passed.
 
     GDAL does not decode blocks again that it has decoded, so the repetition must reopen the file.
     """
+    if _thread.shared is not None:  # a part of a read that is repeated as a whole
+        return read()
     try:
         return read()
     except UnattributedError:
-        with _no_other():
-            return (again or read)()
+        pass
+    except SourceError as error:
+        if not _may_have_passed(error):
+            raise
+    with _no_other():
+        return (again or read)()
+
+
+def _may_have_passed(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, ReadableError):
+        error = error.__cause__
+    return error is not None

@@ -1,11 +1,12 @@
 """Read raster masks that segpipe wrote: labels, grid and style."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 from rasterio.io import DatasetReader
@@ -20,6 +21,8 @@ from segpipe.geometry.raster_grid import read_grid
 from segpipe.geometry.windows import Window
 from segpipe.process.machine import return_freed_memory
 from segpipe.storage.retry import is_passing
+
+T = TypeVar("T")
 
 TIDY = 64
 """Masks after whose closing freed memory is given back. Each takes a block of 256 kB; of 2,000 masks, every second process
@@ -37,8 +40,20 @@ def read_mask(path: Path) -> tuple[NDArray[Any], Grid]:
     Raises:
         OutputError: it cannot be read.
     """
+    return _twice(partial(_whole, path))
+
+
+def _whole(path: Path) -> tuple[NDArray[Any], Grid]:
     with gdal_options(), gdal_errors(OutputError, f"{path} cannot be read"), open_raster(str(path)) as dataset:
         return dataset.read(), read_grid(dataset)
+
+
+def _twice(read: Callable[[], T]) -> T:
+    """Return ``read()``, repeated once if it fails: GDAL passes on no error numbers: a passed fault looks like damage."""
+    try:
+        return read()
+    except OutputError:
+        return read()
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,9 @@ class RasterMask:
         return {}
 
     def read(self, window: Window, band: int = 0) -> NDArray[Any]:
+        return _twice(lambda: self._labels(window, band))
+
+    def _labels(self, window: Window, band: int) -> NDArray[Any]:
         with _read_errors(self._path):
             labels: NDArray[Any] = self._dataset.read(band + 1, window=raster_window(window))
         return labels
@@ -80,6 +98,11 @@ def _read_errors(path: Path) -> Iterator[None]:
         raise OutputError(f"{error}: remove the file and run again with the same output") from error
 
 
+def _opened(path: Path) -> DatasetReader:
+    with gdal_errors(OutputError, f"{path} cannot be read"):
+        return open_raster(str(path))
+
+
 @contextmanager
 def open_mask(path: Path) -> Iterator[RasterMask]:
     """Open a mask, to be read window by window.
@@ -87,11 +110,8 @@ def open_mask(path: Path) -> Iterator[RasterMask]:
     Raises:
         OutputError: it cannot be opened.
     """
-    with gdal_options():
-        with gdal_errors(OutputError, f"{path} cannot be read"):
-            dataset = open_raster(str(path))
-        with dataset:
-            yield RasterMask(read_grid(dataset), path, dataset)
+    with gdal_options(), _twice(partial(_opened, path)) as dataset:
+        yield RasterMask(read_grid(dataset), path, dataset)
     if next(_CLOSED) % TIDY == 0:
         return_freed_memory()
 

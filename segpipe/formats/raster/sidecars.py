@@ -97,13 +97,33 @@ def check_opened(path: str, dataset: DatasetReader, files: Sequence[str], again:
 
     Raises:
         SourceError: as ``check_same``.
+        OSError: as ``_check_listable``.
     """
+    _check_listable(path)
     if len(files) < 2 or dataset.driver == "VRT" or is_remote(path):  # GDAL opens the sources of a VRT when they are read
         return ""
     found = facts(dataset)
     with again() as other:
         check_same(path, found, facts(other))
     return found
+
+
+def _check_listable(path: str) -> None:
+    """Check that the folder of a local file can be listed: otherwise GDAL takes it for empty, and ignores sidecar files.
+
+    If the folder does not even open, because its files may be read but not listed, GDAL asks for each sidecar file instead.
+
+    Raises:
+        OSError: the folder opens, and cannot be listed.
+    """
+    if is_remote(path) or not is_file(path):
+        return
+    try:
+        listing = os.scandir(Path(path).parent)
+    except OSError:
+        return
+    with listing:
+        next(listing, None)
 
 
 def check_same(path: str, before: str, now: str) -> None:

@@ -10,7 +10,7 @@ from segpipe.geometry.grid import Grid
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.lookup import common, to_pixels
 from segpipe.geometry.raster_grid import ground_of
-from segpipe.results.overlap.shared import place_of
+from segpipe.results.overlap.shared import grid_key
 
 POINTS = 200
 """Along each axis of the part of a case in which another one may lie."""
@@ -37,11 +37,11 @@ def sharing(grids: Sequence[Grid]) -> Iterator[tuple[int, int]]:
     """Yield each pair of grids that share ground, in order. Lazily: 5,000 scenes of one place have 12 million pairs."""
     placed = [(ground_of(grid), grid.shape) for grid in grids]
     extents = np.array([extent(*one) for one in placed])
-    places = [place_of(*one) for one in placed]
+    keys = [grid_key(*one) for one in placed]
     known: dict[tuple[object, object], bool] = {}  # scenes of a time series are all on one grid, or on few
 
     def are_sharing(a: int, b: int) -> bool:
-        pair = places[a], places[b]
+        pair = keys[a], keys[b]
         if pair not in known:
             known[pair] = max(_share(placed[a], placed[b]), _share(placed[b], placed[a])) > LEAST
         return known[pair]

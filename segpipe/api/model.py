@@ -26,7 +26,7 @@ from segpipe.pipeline.model_check import try_out
 from segpipe.pipeline.read import Reading
 from segpipe.pipeline.run import segmented
 from segpipe.process.machine import processors
-from segpipe.results.cleaning.cleaner import Form
+from segpipe.results.cleaning.cleaner import MaskForm
 from segpipe.results.cleaning.rule import Cleaning
 from segpipe.results.cleaning.stage import cleaned_arrays
 from segpipe.settings import Settings, load_settings
@@ -167,8 +167,7 @@ class Model:
             for _, boxes in cases:
                 _fill(boxes, bands, likely)
         if rule is not None:
-            two = self.contract.task in ("binary", "multilabel")
-            form = Form(decision.bands, decision.dtype, decision.nodata, two, confidence)
+            form = MaskForm.of(decision, confidence=confidence)
             bands, likely = cleaned_arrays(bands, likely, source.grid, rule, form)
         return Labels.of_bands(bands, likely, LabelMetadata.of_contract(self.contract, decision.nodata, source.grid))
 

@@ -9,7 +9,7 @@ from segpipe.formats.case import Case
 from segpipe.formats.source import Invalid
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.ground import Ground
-from segpipe.geometry.raster_grid import RasterGrid, place_of
+from segpipe.geometry.raster_grid import RasterGrid, location_of
 from segpipe.geometry.scanlines import Scanlines
 from segpipe.geometry.windows import Window
 from segpipe.vectors.area import Area, inside
@@ -82,7 +82,7 @@ def lines_of(area: Area, grid: Grid, case: Case) -> Scanlines:
 def _ground_of(grid: Grid, case: Case) -> Ground:
     reason = "volumes have none"
     if isinstance(grid, RasterGrid):
-        place = place_of(grid)
+        place = location_of(grid)
         if place.ground is not None:
             return place.ground
         reason = place.reason

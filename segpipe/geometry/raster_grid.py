@@ -15,7 +15,7 @@ from rasterio.rpc import RPC
 from segpipe.errors import one_line
 from segpipe.geometry.grid import Float, Grid
 from segpipe.geometry.ground import Ground
-from segpipe.geometry.place import Location, placed, size_off_earth
+from segpipe.geometry.location import Location, placed, size_off_earth
 from segpipe.geometry.reference import NowhereError, crs_name
 
 NO_PLACE = "the file has no georeferencing"
@@ -47,7 +47,7 @@ class RasterGrid:
     @property
     def measure(self) -> Ground | None:
         """The ground; None if CRS or transform are missing, contradict each other, or are not of the Earth."""
-        return place_of(self).ground
+        return location_of(self).ground
 
     unit = "m"
 
@@ -67,7 +67,7 @@ class RasterGrid:
     def spacing_unknown(self) -> str:
         if self.spacing is not None:
             return ""
-        return place_of(self).reason or "the middle of the grid lies off the Earth"
+        return location_of(self).reason or "the middle of the grid lies off the Earth"
 
     def world(self, index: Float) -> Float | None:
         """Easting or longitude, then northing or latitude, in the CRS."""
@@ -97,7 +97,7 @@ def stated_grid(shape: tuple[int, ...], stated: dict[str, Any]) -> RasterGrid | 
     return None if defect else RasterGrid(shape, crs, found)
 
 
-def place_of(grid: RasterGrid) -> Location:
+def location_of(grid: RasterGrid) -> Location:
     """The ground of a grid, or a note that says why the grid has none."""
     try:
         return placed(*_stated(grid), grid.shape)
@@ -117,7 +117,7 @@ def ground_of(grid: Grid) -> Ground:
     """
     if not isinstance(grid, RasterGrid):
         raise NoGroundError("volumes lie nowhere on the Earth")
-    place = place_of(grid)
+    place = location_of(grid)
     if place.ground is None:
         raise NoGroundError(place.reason)
     return place.ground

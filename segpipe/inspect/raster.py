@@ -22,7 +22,7 @@ from segpipe.formats.scenes.reading import product_of
 from segpipe.formats.scenes.search import name_of, scene_at
 from segpipe.formats.scenes.source import SceneSource
 from segpipe.formats.scope import bounds_of
-from segpipe.geometry.raster_grid import RasterGrid, crs_notes, place_of, read_grid
+from segpipe.geometry.raster_grid import RasterGrid, crs_notes, location_of, read_grid
 from segpipe.inspect.checks import noting, spec_of
 from segpipe.inspect.facts import BandFacts, Fit, Needs, RasterFacts
 from segpipe.inspect.fit import fit_of
@@ -155,7 +155,7 @@ def _raster_facts(dataset: DatasetReader, grid: RasterGrid) -> RasterFacts:
 
 def _place_notes(dataset: DatasetReader, crs: str | None) -> list[str]:
     grid = read_grid(dataset, crs)
-    return [*crs_notes(dataset, grid, crs), *place_of(grid).notes]
+    return [*crs_notes(dataset, grid, crs), *location_of(grid).notes]
 
 
 def _pixel_size(grid: RasterGrid) -> list[float] | None:

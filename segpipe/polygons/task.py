@@ -12,7 +12,7 @@ from pyproj import CRS
 from segpipe.choices import OverlapRule
 from segpipe.errors import InputError, OutputError, SettingsError
 from segpipe.formats.registry import CONFIDENCE, FORMATS, OpenMask, environment
-from segpipe.geometry.raster_grid import NO_PLACE, RasterGrid, parse_crs, place_of
+from segpipe.geometry.raster_grid import NO_PLACE, RasterGrid, location_of, parse_crs
 from segpipe.geometry.reference import NowhereError, crs_name, horizontal
 from segpipe.jobs.last_run import finished_records, warn_of_lacking
 from segpipe.messages.printable import printable
@@ -138,7 +138,7 @@ def _placed(store: Store, record: Record) -> tuple[_Placed, str]:
     finished = FinishedCase.of(store, record)
     with opened(store, finished) as mask:
         assert isinstance(mask.grid, RasterGrid)
-        place = place_of(mask.grid)
+        place = location_of(mask.grid)
         return _Placed(record, finished, Placement(mask.grid.shape, place.ground)), place.reason
 
 

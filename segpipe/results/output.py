@@ -23,7 +23,7 @@ from segpipe.pipeline.opening import CHANGED, CaseInfo
 from segpipe.results.boxes import BoxSink, read_boxes
 from segpipe.results.case_record import WrittenFiles, record_of, shown_scene
 from segpipe.results.class_files import ClassFile, FinishedMask, Written, class_files, write_class_files
-from segpipe.results.cleaning.cleaner import Form
+from segpipe.results.cleaning.cleaner import MaskForm
 from segpipe.results.cleaning.stage import NamedGrid, Uncleaned
 from segpipe.results.lesions.rule import INSTANCES
 from segpipe.results.mask_style import confidence_style, instance_style, legend, mask_style, segments
@@ -189,8 +189,7 @@ class CaseOutput:
         if rule is None:
             return None
         place = NamedGrid(self._case.name, self._case.path, self._info.grid)
-        two = decision.contract.task in ("binary", "multilabel")
-        form = Form(decision.bands, decision.dtype, decision.nodata, two, self._run.settings.confidence)
+        form = MaskForm.of(decision, confidence=self._run.settings.confidence)
         self.write = self._keep
         return Uncleaned(self._output, place, form, rule)
 

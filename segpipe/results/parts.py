@@ -32,7 +32,7 @@ FOLDER = ".parts"
 """Hidden folder of the output, with a folder per case while its parts are processed."""
 
 
-FORM = 5
+FILE_VERSION = 5
 """Version of the files of parts; parts of another version are processed again."""
 
 
@@ -71,7 +71,7 @@ def cut_key(case: Case, run: Run, files: Sequence[Identity], shape: Sequence[int
     kind = {key: value for key, value in device_kind(run.model).items() if key != "processor"}
     basis = {
         "segpipe": __version__,
-        "form": FORM,
+        "form": FILE_VERSION,
         "device": kind,
         "shape": list(shape),
         "case": [case.name, without_secrets(case.path)],

@@ -22,8 +22,8 @@ from rasterio.transform import from_origin
 from test_areas import GEOS, geodesic_hectares, grid_of, hectares
 
 from segpipe.errors import SettingsError
-from segpipe.geometry.place import EARTH_AREA
-from segpipe.geometry.raster_grid import place_of
+from segpipe.geometry.location import EARTH_AREA
+from segpipe.geometry.raster_grid import location_of
 from segpipe.geometry.reference import AreaOfUse
 from segpipe.settings import load_settings
 from segpipe.storage.folder import Folder
@@ -74,7 +74,7 @@ NOWHERE = {
 @pytest.mark.parametrize("name", NOWHERE)
 def test_no_place_is_a_note_and_no_ground(name):
     crs, transform, words = NOWHERE[name]
-    place = place_of(grid_of(SIDE, crs, transform))
+    place = location_of(grid_of(SIDE, crs, transform))
     assert place.ground is None
     (note,) = place.notes
     assert note.startswith("areas are in pixels: ")
@@ -112,7 +112,7 @@ HONEST = {
 @pytest.mark.parametrize("name", HONEST)
 def test_honest_places_keep_their_hectares(name):
     crs, transform = HONEST[name]
-    place = place_of(grid_of(SIDE, crs, transform))
+    place = location_of(grid_of(SIDE, crs, transform))
     assert place.notes == ()
     flat = (
         crs.split("+")[0]
@@ -127,7 +127,7 @@ def test_an_equal_area_projection_of_a_sphere_keeps_its_pixels():
     """A tile of MODIS."""
     transform = from_origin(1.1e6, 5.5e6, 463.3127, 463.3127)
     assert hectares(SIDE, SINUSOIDAL, transform) == pytest.approx(463.3127**2, rel=2e-6)
-    assert place_of(grid_of(SIDE, SINUSOIDAL, transform)).notes == ()
+    assert location_of(grid_of(SIDE, SINUSOIDAL, transform)).notes == ()
 
 
 def test_a_rotated_pole_has_the_area_of_its_geodesics():
@@ -136,7 +136,7 @@ def test_a_rotated_pole_has_the_area_of_its_geodesics():
     r = 6371229.0
     zone = 2 * math.radians(5) * r**2 * (math.sin(math.radians(5)) - 0)
     assert hectares((100, 200), ROTATED, transform) == pytest.approx(zone * 1e-4, rel=1e-5)
-    assert place_of(grid_of((100, 200), ROTATED, transform)).notes == ()
+    assert location_of(grid_of((100, 200), ROTATED, transform)).notes == ()
 
 
 FOREIGN = {
@@ -150,27 +150,27 @@ def test_a_code_that_proj_does_not_hold_takes_no_hectares_away(name):
     text, authority, code, transform = FOREIGN[name]
     wkt = CRS(text).to_wkt("WKT1_GDAL")
     coded = f'{wkt[:-1]},AUTHORITY["{authority}","{code}"]]'
-    assert place_of(grid_of(SIDE, coded, transform)).notes == ()
+    assert location_of(grid_of(SIDE, coded, transform)).notes == ()
     assert hectares(SIDE, coded, transform) == pytest.approx(hectares(SIDE, text, transform), rel=1e-12)
-    lost = place_of(grid_of(SIDE, coded, from_origin(9e8, 9e8, 10, 10)))
+    lost = location_of(grid_of(SIDE, coded, from_origin(9e8, 9e8, 10, 10)))
     assert lost.ground is None
     assert f"are nowhere on Earth in its CRS, {authority}:{code}" in lost.notes[0]
 
 
 def test_a_crs_is_looked_up_once_for_all_its_grids(monkeypatch):
     """A tile that is small and all on the Earth takes a look at a few points, and no new objects of PROJ's."""
-    places = [place_of(grid_of((256, 256), MERCATOR, from_origin(1e6 + 2560 * i, 6e6, 10, 10))) for i in range(3)]
+    places = [location_of(grid_of((256, 256), MERCATOR, from_origin(1e6 + 2560 * i, 6e6, 10, 10))) for i in range(3)]
     monkeypatch.setattr(Transformer, "from_crs", None)
     monkeypatch.setattr(CRS, "from_authority", None)
     monkeypatch.setattr(CRS, "from_user_input", None)
-    places.append(place_of(grid_of((256, 256), MERCATOR, from_origin(2e6, 6e6, 10, 10))))
+    places.append(location_of(grid_of((256, 256), MERCATOR, from_origin(2e6, 6e6, 10, 10))))
     assert len({id(place.ground.reference) for place in places}) == 1
     assert not any(place.notes for place in places)
 
 
 def test_a_small_grid_with_a_corner_beyond_the_limb_says_so():
     limb = 5_430_000  # of the full disk, along its equator, in m of its projection
-    (note,) = place_of(grid_of((40, 40), GEOS, from_origin(limb - 60_000, 60_000, 3000, 3000))).notes
+    (note,) = location_of(grid_of((40, 40), GEOS, from_origin(limb - 60_000, 60_000, 3000, 3000))).notes
     assert re.search("about [0-9]+% of the grid lies off the Earth", note)
 
 
@@ -190,7 +190,7 @@ WORLD = EARTH_AREA / 1e4
 )
 def test_grids_of_the_world(shape, transform, times):
     """Grids of points reach half a pixel beyond the poles."""
-    place = place_of(grid_of(shape, DEGREES, transform))
+    place = location_of(grid_of(shape, DEGREES, transform))
     assert hectares(shape, DEGREES, transform) == pytest.approx(WORLD * times, rel=1e-4)
     assert len(place.notes) == (times > 1)
     assert all("wider than a turn" in note for note in place.notes)
@@ -208,7 +208,7 @@ def test_maps_of_the_world_cover_the_earth_once(crs):
     geod = CRS(crs).get_geod()
     degree = pole_to_pole(geod)
     assert hectares((rows, 720), crs, transform) == pytest.approx(360 * degree / 1e4, rel=0.02)
-    notes = place_of(grid_of((rows, 720), crs, transform)).notes
+    notes = location_of(grid_of((rows, 720), crs, transform)).notes
     assert bool(notes) == (crs not in ("EPSG:6933", MERCATOR))
     assert all("of the grid lies off the Earth" in note for note in notes)
 
@@ -222,17 +222,17 @@ def pole_to_pole(geod: Any) -> float:
 
 
 def test_a_sheet_larger_than_the_earth_is_no_place():
-    place = place_of(grid_of((1000, 4000), MERCATOR, from_origin(-4e7, 2e7, 2e4, 4e4)))
+    place = location_of(grid_of((1000, 4000), MERCATOR, from_origin(-4e7, 2e7, 2e4, 4e4)))
     assert place.ground is None
     assert "times the Earth" in place.notes[0]
 
 
 def test_far_from_where_a_crs_is_for():
     """Metres of New York's zone read as its feet lie in the Atlantic: the area is as wrong as the CRS, so that is said."""
-    place = place_of(grid_of(SIDE, "EPSG:32118", from_origin(980_000, 200_000, 3, 3)))
+    place = location_of(grid_of(SIDE, "EPSG:32118", from_origin(980_000, 200_000, 3, 3)))
     assert place.ground is not None
     assert "lies far outside the area of use of its CRS, EPSG:32118" in place.notes[0]
-    assert place_of(grid_of(SIDE, "EPSG:25833", from_origin(100_000, 7e6, 10, 10))).notes == ()  # as Norway uses it
+    assert location_of(grid_of(SIDE, "EPSG:25833", from_origin(100_000, 7e6, 10, 10))).notes == ()  # as Norway uses it
 
 
 def run(source: Path, tmp_path: Path, run_serial: Any, **settings: Any) -> tuple[dict[str, Any], list[dict[str, str]], Path]:
@@ -328,7 +328,7 @@ def test_pictures_are_expected_to_have_no_place(raster, run_serial, tmp_path):
 
 def test_a_projection_that_proj_does_not_have_is_no_place():
     """Lambert Conic Conformal (West Orientated)."""
-    place = place_of(grid_of(SIDE, "EPSG:2221", METRES))
+    place = location_of(grid_of(SIDE, "EPSG:2221", METRES))
     assert place.ground is None
     assert "PROJ cannot convert its CRS, EPSG:2221, to longitudes and latitudes" in place.notes[0]
 
@@ -343,7 +343,7 @@ def test_projections_lead_back_to_where_they_are_for():
         crs = CRS.from_epsg(known[k].code)
         x, y = Transformer.from_crs(DEGREES, crs, always_xy=True).transform((lon + 180) % 360 - 180, lat)
         size = 10 / crs.axis_info[0].unit_conversion_factor
-        place = place_of(grid_of((8, 8), f"EPSG:{known[k].code}", from_origin(x, y, size, size)))
+        place = location_of(grid_of((8, 8), f"EPSG:{known[k].code}", from_origin(x, y, size, size)))
         assert (place.notes, place.ground is None) == ((), False), known[k]
 
 

@@ -188,7 +188,7 @@ def test_parts_of_another_form_are_made_again(scenes, model, reference, run_seri
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr("segpipe.results.parts.FORM", 1)
+        patch.setattr("segpipe.results.parts.FILE_VERSION", 1)
         patch.setitem(EXECUTORS, "serial", first_part_only)
         run_serial(scenes, model, parts=7, output=out)
     (left,) = out.glob(".parts/*/*.npz")

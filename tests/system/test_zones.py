@@ -324,7 +324,7 @@ def test_of_many_cases_those_that_overlap_are_looked_at_together(folder: Path, m
     for number in range(2):
         scene(folder / "in" / f"over{number}.tif", UTM * Affine.translation(50 * number, 0), 2)
     assert run(folder, "--zones", "fields.gpkg").returncode == 0
-    monkeypatch.setattr(stage, "MOST_KEPT", 0)
+    monkeypatch.setattr(stage, "MOST_CACHED", 0)
     assert run(folder, "--zones", "fields.gpkg", out="many").returncode == 0
     assert (folder / "many" / "zones.csv").read_bytes() == (folder / "out" / "zones.csv").read_bytes()
 

@@ -9,7 +9,7 @@ from affine import Affine
 from pyproj import CRS, Transformer
 
 from segpipe.errors import InstallationError, WorkerError, ZonesError
-from segpipe.geometry.raster_grid import RasterGrid, place_of
+from segpipe.geometry.raster_grid import RasterGrid, location_of
 from segpipe.geometry.windows import Window
 from segpipe.vectors import area as area_module
 from segpipe.vectors.area import AreaPolygons, inside, polygons_of, read_area, remember_area
@@ -36,7 +36,7 @@ def brute(grid, shapes, crs):
 
 def covered(grid, selection):
     found, _ = read_area(selection)
-    ground = place_of(grid).ground
+    ground = location_of(grid).ground
     return inside(found, ground, grid.shape).lines.covered(Window((0, 0), grid.shape))
 
 

@@ -6,7 +6,7 @@ from rasterio.features import sieve as gdal_sieve
 
 from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.quantity import Quantity
-from segpipe.results.cleaning.cleaner import ArrayPlanes, Cleaner, Form
+from segpipe.results.cleaning.cleaner import ArrayPlanes, Cleaner, MaskForm
 from segpipe.results.cleaning.rule import Cleaning, ElementSizes
 
 SHAPE, NODATA = (40, 50), 255
@@ -24,7 +24,7 @@ def filtered(labels):
 
 
 def cleaned(rule, rows, confidence=None):
-    form = Form(2, LABELS.dtype, NODATA, two=False, confidence=confidence is not None)
+    form = MaskForm(2, LABELS.dtype, NODATA, two_labels=False, confidence=confidence is not None)
     weights = None if rule.least is None else ElementSizes.of_grid(rule.least, BareGrid(SHAPE), "a")
     given = None if confidence is None else ArrayPlanes(confidence)
     before = LABELS.copy()

@@ -9,7 +9,7 @@ from lattices import Lattice
 from rasterio.crs import CRS
 
 from segpipe.geometry.grid import METRES, BareGrid, Grid
-from segpipe.geometry.raster_grid import RasterGrid, place_of, read_grid
+from segpipe.geometry.raster_grid import RasterGrid, location_of, read_grid
 from segpipe.geometry.voxel_grid import VoxelGrid, matrix_rows
 
 UTM = CRS.from_epsg(32633)
@@ -63,7 +63,7 @@ def test_a_swath_says_that_its_mask_does_not_keep_its_place(raster, tmp_path):
     items = "".join(f'<MDI key="{key}">{value}</MDI>' for key, value in arrays.items())
     (tmp_path / "a.tif.aux.xml").write_text(f'<PAMDataset><Metadata domain="GEOLOCATION">{items}</Metadata></PAMDataset>')
     with rasterio.open(path) as dataset:
-        (note,) = place_of(read_grid(dataset)).notes
+        (note,) = location_of(read_grid(dataset)).notes
     assert note.startswith("areas are in pixels: the file is placed by geolocation arrays, which the mask does not keep")
 
 

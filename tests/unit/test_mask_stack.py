@@ -50,10 +50,10 @@ class Counting:
         yield self.masks[position]
 
 
-def stack_of(masks, opening, nodata=255, ranks=None, kept=None):
+def stack_of(masks, opening, nodata=255, ranks=None, cache=None):
     ground = ground_of(masks[0][0].grid)
     ranks = np.arange(len(masks)) if ranks is None else np.array(ranks)
-    return MaskStack(ground, SHAPE, [nodata] * len(masks), ranks, opening, OrderedDict() if kept is None else kept)
+    return MaskStack(ground, SHAPE, [nodata] * len(masks), ranks, opening, OrderedDict() if cache is None else cache)
 
 
 def pairwise(masks, mine, rank, grid, nodata=255, ranks=None):
@@ -95,16 +95,16 @@ def test_one_of_another_grid_meets_them_as_pair_by_pair(masks, rank):
 
 
 def test_of_many_stacks_only_those_asked_last_keep_what_they_decided(masks, monkeypatch):
-    monkeypatch.setattr(mask_stack, "MOST_KEPT", 2)
-    kept, opening = OrderedDict(), Counting(masks)
-    each = [stack_of(masks, opening, ranks=[k, *range(5, 10)], kept=kept) for k in range(3)]
+    monkeypatch.setattr(mask_stack, "MOST_CACHED", 2)
+    cache, opening = OrderedDict(), Counting(masks)
+    each = [stack_of(masks, opening, ranks=[k, *range(5, 10)], cache=cache) for k in range(3)]
     part, before = Window((0, 0), (5, 5)), len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for number, times in ((0, 1), (1, 2), (0, 2), (2, 3), (0, 3), (1, 4)):
         each[number].keys(part)
         assert opening.count == times * MASKS
-    assert list(kept) == [0, 1]
+    assert list(cache) == [0, 1]
     assert len(os.listdir("/proc/self/fd")) == before + 2  # noqa: PTH208
-    kept.clear()
+    cache.clear()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
@@ -116,11 +116,11 @@ def test_decisions_of_any_window_are_those_of_the_whole_and_found_once(monkeypat
         asked.append(window)
         return truth[window.start[0] : window.stop[0], window.start[1] : window.stop[1]]
 
-    kept, rng = Decisions(SHAPE), np.random.default_rng(3)
+    cache, rng = Decisions(SHAPE), np.random.default_rng(3)
     for _ in range(40):
         (top, bottom), (left, right) = (np.sort(rng.choice(size + 1, 2, replace=False)).tolist() for size in SHAPE)
-        np.testing.assert_array_equal(kept.read(Window((top, left), (bottom, right)), fill), truth[top:bottom, left:right])
-    np.testing.assert_array_equal(kept.read(WHOLE, fill), truth)
+        np.testing.assert_array_equal(cache.read(Window((top, left), (bottom, right)), fill), truth[top:bottom, left:right])
+    np.testing.assert_array_equal(cache.read(WHOLE, fill), truth)
     assert len(asked) == len(set(asked)) == 12
 
 

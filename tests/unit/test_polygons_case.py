@@ -12,7 +12,7 @@ from rasterio.features import shapes
 
 from segpipe.errors import InputError, OutputError, SettingsError
 from segpipe.geometry.cells import Cells
-from segpipe.geometry.raster_grid import place_of
+from segpipe.geometry.raster_grid import location_of
 from segpipe.polygons import case as module
 from segpipe.polygons import simplified
 from segpipe.polygons.case import CaseMask, Unwritten, features_of
@@ -25,7 +25,7 @@ LON_LAT = pyproj.CRS("EPSG:4326")
 
 def case(labels: Any, transform: Affine = UTM, crs: Any = "EPSG:32633", **more: Any) -> CaseMask:
     mask = ArrayMask(labels, transform, crs)
-    place = Placement(mask.grid.shape, place_of(mask.grid).ground, more.pop("target", None))
+    place = Placement(mask.grid.shape, location_of(mask.grid).ground, more.pop("target", None))
     return CaseMask("mask.tif", mask, more.pop("classes", CLASSES), 255, place, **more)
 
 

@@ -5,7 +5,7 @@ import pytest
 import rasterio.crs
 from affine import Affine
 
-from segpipe.geometry.place import placed
+from segpipe.geometry.location import placed
 from segpipe.geometry.smooth import BLOCK, CLOSE, MANY, on_grid
 
 

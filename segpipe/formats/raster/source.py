@@ -45,7 +45,7 @@ from segpipe.formats.raster.validity import (
     sample_windows,
 )
 from segpipe.formats.source import Begun, Invalid, Pixels, Scene
-from segpipe.geometry.raster_grid import crs_notes, place_of, read_grid
+from segpipe.geometry.raster_grid import crs_notes, location_of, read_grid
 from segpipe.geometry.windows import Window
 from segpipe.overrides import AS_STORED, Overrides
 from segpipe.storage.existence import is_file
@@ -104,7 +104,7 @@ class RasterSource:
 
     def _place_notes(self) -> tuple[str, ...]:
         """Notes on why the case has no areas; none for a plain picture."""
-        return () if self.template.picture and self.grid.defect is None else place_of(self.grid).notes
+        return () if self.template.picture and self.grid.defect is None else location_of(self.grid).notes
 
     def _alpha_notes_reopened(self) -> tuple[str, ...]:
         self._reopen()

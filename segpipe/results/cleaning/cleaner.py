@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.geometry.windows import Window
-from segpipe.pipeline.decision import CONFIDENCE_TOP
+from segpipe.pipeline.decision import CONFIDENCE_TOP, Decision
 from segpipe.results.cleaning.majority import majority
 from segpipe.results.cleaning.rule import Cleaning, ElementSizes
 from segpipe.results.cleaning.sieve import Sieve
@@ -39,16 +39,22 @@ class ArrayPlanes:
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class MaskForm:
     """Form of the masks to clean."""
 
     bands: int
     dtype: np.dtype[Any]
     nodata: int
-    two: bool
+    two_labels: bool
     """Whether every band has two labels, so that the probability of one gives that of the other."""
     confidence: bool
     """Whether there is a confidence, too."""
+
+    @classmethod
+    def of(cls, decision: Decision, *, confidence: bool) -> "MaskForm":
+        """The form of the masks of a decision."""
+        two_labels = decision.contract.task in ("binary", "multilabel")
+        return cls(decision.bands, decision.dtype, decision.nodata, two_labels, confidence)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -69,7 +75,7 @@ class Cleaner:
     confidence: Planes | None
     scratch: Callable[[], Planes]
     """Makes another array of labels, for those between the majority filter and the sieve."""
-    form: Form
+    form: MaskForm
     rule: Cleaning
     weights: ElementSizes | None
     """Sizes of elements; None without a sieve."""
@@ -125,5 +131,5 @@ class Cleaner:
         bands = range(self.form.bands)
         found = np.stack([self.confidence.read(band, start, stop) for band in bands])
         changed = labels != np.stack([self.labels.read(band, start, stop) for band in bands])
-        found[changed] = CONFIDENCE_TOP - found[changed] if self.form.two else 0
+        found[changed] = CONFIDENCE_TOP - found[changed] if self.form.two_labels else 0
         return found

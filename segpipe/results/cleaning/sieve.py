@@ -56,7 +56,7 @@ class Sieve:
         for start, stop in pairwise(self.rows):
             yield _Slab(self.read(start, stop), self.weigh(start, stop), self, start)
 
-    def _kept(self) -> "_Kept":
+    def _kept(self) -> "_KeptRegions":
         """Join the regions that touch the border of a slab across slabs, and add up their sizes."""
         offsets, pairs, sizes = [0], [(np.zeros(0, np.int64),) * 2], [np.zeros(0, np.int64)]
         last: tuple[NDArray[Any], Integers] | None = None
@@ -71,9 +71,9 @@ class Sieve:
         one, other = (np.concatenate(side) for side in zip(*pairs, strict=True))
         root, total = connected(offsets[-1], (one, other)), np.zeros(offsets[-1], np.int64)
         np.add.at(total, root, np.concatenate(sizes))
-        return _Kept(tuple(offsets), root, total)
+        return _KeptRegions(tuple(offsets), root, total)
 
-    def _with_nodes(self, kept: "_Kept") -> Iterator["_Slab"]:
+    def _with_nodes(self, kept: "_KeptRegions") -> Iterator["_Slab"]:
         """Yield the slabs again, each with the kept regions and the last row of the slab before."""
         above: _Row | None = None
         for slab, offset in zip(self._each(), kept.offsets, strict=False):
@@ -81,7 +81,7 @@ class Sieve:
             above = slab.row(-1)
             yield slab
 
-    def _chosen(self, kept: "_Kept") -> Integers:
+    def _chosen(self, kept: "_KeptRegions") -> Integers:
         """Where each kept region goes: the kept region that follows it, or a code."""
         goal, largest = np.full(len(kept.root), STAYS), np.full(len(kept.root), -1)
         for slab in self._with_nodes(kept):
@@ -120,7 +120,7 @@ def _unique(one: Integers, other: Integers) -> tuple[Integers, Integers]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Kept:
+class _KeptRegions:
     """Regions that touch the border of a slab, slab after slab."""
 
     offsets: tuple[int, ...]
@@ -164,7 +164,7 @@ class _Slab:
         """Regions that touch the first or the last row."""
         return np.unique(self.regions.numbers[[0, -1]])
 
-    def place(self, kept: _Kept, offset: int, above: _Row | None) -> None:
+    def place(self, kept: _KeptRegions, offset: int, above: _Row | None) -> None:
         """Give each region its node and, if it is kept, its whole size."""
         self._own, self._above = len(kept.root), above
         self._node = self._own + np.arange(len(self.regions))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe.errors import on_failure
 from segpipe.geometry.grid import Grid
-from segpipe.results.cleaning.cleaner import ArrayPlanes, Cleaned, Cleaner, Form
+from segpipe.results.cleaning.cleaner import ArrayPlanes, Cleaned, Cleaner, MaskForm
 from segpipe.results.cleaning.plane_file import PlaneFile
 from segpipe.results.cleaning.rule import Cleaning
 from segpipe.storage import Store
@@ -48,7 +48,7 @@ def cleaning_bytes(shape: Sequence[int]) -> int:
 class Uncleaned:
     """The labels of a case, and their confidence if there is one, on disk until they are cleaned."""
 
-    def __init__(self, output: Store, place: NamedGrid, form: Form, rule: Cleaning) -> None:
+    def __init__(self, output: Store, place: NamedGrid, form: MaskForm, rule: Cleaning) -> None:
         """Create the files in the output, as large as the case.
 
         Raises:
@@ -97,7 +97,7 @@ class Uncleaned:
 
 
 def cleaned_arrays(
-    labels: NDArray[Any], confidence: NDArray[np.uint8] | None, grid: Grid, rule: Cleaning, form: Form
+    labels: NDArray[Any], confidence: NDArray[np.uint8] | None, grid: Grid, rule: Cleaning, form: MaskForm
 ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
     """The labels of a case in memory after cleaning, and their confidence.
 

@@ -22,13 +22,13 @@ from segpipe.storage import Store
 FOLDER = ".overlap"
 """Hidden folder of the output with a file per case that shares ground."""
 
-FORM = 1
+FILE_VERSION = 1
 """Version of these files; files of another version are replaced."""
 
 BLOCK = 1024
 """Side of the blocks in which a mask is read: two of its own."""
 
-Part = tuple[int, float]
+PixelsAndArea = tuple[int, float]
 """Pixels, and area in m²."""
 
 
@@ -36,11 +36,11 @@ Part = tuple[int, float]
 class Doubled:
     """What of a case counts in other cases."""
 
-    classes: tuple[Part, ...]
+    classes: tuple[PixelsAndArea, ...]
     """Of each class, in the order of ``areas.csv``."""
-    seen: Part
+    seen: PixelsAndArea
     """With data: seen by several cases."""
-    unseen: Part
+    unseen: PixelsAndArea
     """Without data, on ground that another case covers."""
 
 
@@ -50,7 +50,7 @@ def doubled_of(output: Store, case: FinishedCase, around: CaseNeighbours) -> Dou
     Raises:
         OutputError: a mask cannot be read, or holds labels that are no class.
     """
-    key = hashlib.sha256(f"{FORM} {case.digest} {around.digest}".encode()).hexdigest()
+    key = hashlib.sha256(f"{FILE_VERSION} {case.digest} {around.digest}".encode()).hexdigest()
     if (kept := _load(output, case, key)) is not None:
         return kept
     with ExitStack() as stack:
@@ -67,11 +67,11 @@ def _load(output: Store, case: FinishedCase, key: str) -> Doubled | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(output.read(case.hidden(FOLDER, ".json")))
         if kept["key"] == key:
-            return Doubled(tuple(map(_part, kept["classes"])), _part(kept["seen"]), _part(kept["unseen"]))
+            return Doubled(tuple(map(_stored, kept["classes"])), _stored(kept["seen"]), _stored(kept["unseen"]))
     return None
 
 
-def _part(stored: Sequence[float]) -> Part:
+def _stored(stored: Sequence[float]) -> PixelsAndArea:
     pixels, size = stored
     return int(pixels), float(size)
 
@@ -136,7 +136,7 @@ class Counts:
         seen, unseen = ((0, slice(0, last)), (0, slice(last, None)))
         return Doubled(tuple(self._amount(*one) for one in each), self._amount(*seen), self._amount(*unseen))
 
-    def _amount(self, band: int, positions: int | slice) -> Part:
+    def _amount(self, band: int, positions: int | slice) -> PixelsAndArea:
         chosen = positions if isinstance(positions, slice) else slice(positions, positions + 1)
         counts = self.counts[band, ..., chosen].sum(axis=-1)
         return int(counts.sum()), math.fsum((counts * self.cells.sizes).ravel())

@@ -21,19 +21,19 @@ from segpipe.results.overlap.rule import Bools, Observation, goes_before
 
 LEAST = 3
 """Fewest masks of one grid that make a stack; two are compared with each other."""
-MOST_KEPT = 16
+MOST_CACHED = 16
 """Most stacks of which the decisions are kept at once, on disk: four bytes for each pixel."""
 
-SEEN, SURE = 31, 23
+VALID_BIT, CONFIDENCE_SHIFT = 31, 23
 """Bits of a key, which is larger for a mask that goes before: whether it has data, its confidence, and how early it is."""
-LAST = 2**SURE - 1
+LAST = 2**CONFIDENCE_SHIFT - 1
 """Key of the first mask if it has no data."""
 
 
 Opening = Callable[[int], AbstractContextManager[tuple[OpenMask, OpenMask]]]
 """Opens the mask and the confidence of a member, by its position."""
 
-Kept = OrderedDict[int, Decisions]
+DecisionCache = OrderedDict[int, Decisions]
 """Decisions of the stacks that were asked last, by the rank of the first mask."""
 
 
@@ -48,7 +48,7 @@ class MaskStack:
     ranks: NDArray[np.intp]
     """Positions among all cases, increasing."""
     opening: Opening
-    kept: Kept = field(default_factory=OrderedDict)
+    cache: DecisionCache = field(default_factory=OrderedDict)
     """Shared by stacks that are asked in turn."""
 
     def keys(self, window: Window) -> Keys:
@@ -58,12 +58,12 @@ class MaskStack:
             OutputError: a mask cannot be read, or TMPDIR has no space.
         """
         name = int(self.ranks[0])
-        if name not in self.kept:
-            while len(self.kept) >= MOST_KEPT:
-                self.kept.popitem(last=False)
-            self.kept[name] = Decisions(self.shape)
-        self.kept.move_to_end(name)
-        return self.kept[name].read(window, self._decided)
+        if name not in self.cache:
+            while len(self.cache) >= MOST_CACHED:
+                self.cache.popitem(last=False)
+            self.cache[name] = Decisions(self.shape)
+        self.cache.move_to_end(name)
+        return self.cache[name].read(window, self._decided)
 
     def _decided(self, window: Window) -> Keys:
         best = np.zeros(window.shape, np.uint32)
@@ -71,19 +71,19 @@ class MaskStack:
             with self.opening(position) as (mask, sure):
                 labels = mask.read(window)
                 seen = np.ones(window.shape, np.bool_) if nodata is None else labels != nodata
-                own = np.where(seen, sure.read(window), 0).astype(np.uint32) << SURE
-            own |= seen.astype(np.uint32) << SEEN
+                own = np.where(seen, sure.read(window), 0).astype(np.uint32) << CONFIDENCE_SHIFT
+            own |= seen.astype(np.uint32) << VALID_BIT
             own |= LAST - position
             np.maximum(best, own, out=best)
         return best
 
-    def of(self, rank: int) -> "Rivals":
+    def of(self, rank: int) -> "StackNeighbours":
         """The masks of the stack as one case sees them, which may be one of them."""
-        return Rivals(self, rank)
+        return StackNeighbours(self, rank)
 
 
 @dataclass(frozen=True)
-class Rivals:
+class StackNeighbours:
     """The masks of a stack but for that of one case."""
 
     stack: MaskStack
@@ -109,6 +109,6 @@ class Rivals:
         """
         keys = hits.of(self.stack.keys(hits.window)).astype(np.uint32)
         ranks = self.stack.ranks[LAST - (keys & LAST)]
-        seen = hits.covered & (keys >> SEEN).astype(np.bool_)
-        theirs = Observation(hits.covered & (ranks != self.rank), seen, ((keys >> SURE) & 255).astype(np.uint8))
+        seen = hits.covered & (keys >> VALID_BIT).astype(np.bool_)
+        theirs = Observation(hits.covered & (ranks != self.rank), seen, ((keys >> CONFIDENCE_SHIFT) & 255).astype(np.uint8))
         return goes_before(theirs, mine, earlier=ranks < self.rank)

@@ -11,17 +11,17 @@ from segpipe.geometry.extents import are_apart, meeting
 from segpipe.geometry.grid import Float
 from segpipe.messages.printable import printable
 from segpipe.results.overlap.finished import CaseNeighbours, FinishedCase, opened_both
-from segpipe.results.overlap.mask_stack import LEAST, Kept, MaskStack
-from segpipe.results.overlap.shared import place_of
+from segpipe.results.overlap.mask_stack import LEAST, DecisionCache, MaskStack
+from segpipe.results.overlap.shared import grid_key
 from segpipe.storage import Store
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class GridGroup:
     """All cases on one grid. A time series of 5,000 scenes has twelve million pairs, but only one grid."""
 
     members: list[int] = field(default_factory=list)
-    beside: "list[Place]" = field(default_factory=list)
+    beside: "list[GridGroup]" = field(default_factory=list)
     """Other grids that may share ground with this one."""
 
     @property
@@ -32,7 +32,7 @@ class Place:
     @property
     def near(self) -> list[int]:
         """Sorted indices of the cases of this grid and of the grids beside it."""
-        return sorted([*self.members, *(k for place in self.beside for k in place.members)])
+        return sorted([*self.members, *(k for group in self.beside for k in group.members)])
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Neighbourhood:
     """Cases sorted by name, and the cases that each may share ground with."""
 
     cases: Sequence[FinishedCase]
-    places: Sequence[Place]
-    """Place of each case; cases of one grid have the same."""
+    groups: Sequence[GridGroup]
+    """Group of each case; cases of one grid have the same."""
     rank: Sequence[int]
     """Position of each case in the order of the rule."""
     rule: OverlapRule
@@ -57,11 +57,11 @@ class Neighbourhood:
         Raises:
             OverlapError: a case that shares ground lacks what the rule needs.
         """
-        places = _places(cases, extents)
-        together = [k for k, place in enumerate(places) if place.is_shared]
+        groups = _grid_groups(cases, extents)
+        together = [k for k, group in enumerate(groups) if group.is_shared]
         check_overlap([cases[k] for k in together], rule)
         stacks = _stacks(output, cases, together) if rule == "confidence" else ()
-        return cls(cases, places, _ranks(cases, rule), rule, stacks)
+        return cls(cases, groups, _ranks(cases, rule), rule, stacks)
 
     @property
     def by_stack(self) -> list[int]:
@@ -71,11 +71,11 @@ class Neighbourhood:
 
     def meets(self, k: int) -> bool:
         """Whether a case may share ground with another one."""
-        return self.places[k].is_shared
+        return self.groups[k].is_shared
 
     def around(self, k: int) -> CaseNeighbours:
         """The cases that may share ground with a case, in the order of names."""
-        near = self.places[k].near
+        near = self.groups[k].near
         before = [self.cases[n] for n in near if self.rank[n] < self.rank[k]]
         after = [self.cases[n] for n in near if self.rank[n] > self.rank[k]]
         met = [(members, stack) for members, stack in self.stacks if not set(near).isdisjoint(members)]
@@ -90,22 +90,22 @@ class Neighbourhood:
         )
 
 
-def _places(cases: Sequence[FinishedCase], extents: Sequence[Float]) -> list[Place]:
-    """The place of each case."""
-    found: dict[object, Place] = {}
-    own = [found.setdefault(_grid_key(k, case, extents[k]), Place()) for k, case in enumerate(cases)]
-    for k, place in enumerate(own):
-        place.members.append(k)
+def _grid_groups(cases: Sequence[FinishedCase], extents: Sequence[Float]) -> list[GridGroup]:
+    """The group of each case."""
+    found: dict[object, GridGroup] = {}
+    own = [found.setdefault(_key(k, case, extents[k]), GridGroup()) for k, case in enumerate(cases)]
+    for k, group in enumerate(own):
+        group.members.append(k)
     each = list(found.values())
-    first = [place.members[0] for place in each]
-    for place, others in zip(each, meeting(np.reshape([extents[k] for k in first], (-1, 2, 3))), strict=True):
-        place.beside.extend(each[n] for n in others if not _are_apart(cases[place.members[0]], cases[first[n]]))
+    first = [group.members[0] for group in each]
+    for group, others in zip(each, meeting(np.reshape([extents[k] for k in first], (-1, 2, 3))), strict=True):
+        group.beside.extend(each[n] for n in others if not _are_apart(cases[group.members[0]], cases[first[n]]))
     return own
 
 
-def _grid_key(k: int, case: FinishedCase, extent: Float) -> object:
+def _key(k: int, case: FinishedCase, extent: Float) -> object:
     """Key of a case's grid; a case has a key of its own if its record states no grid, or if its extent is unknown."""
-    return k if case.ground is None or np.isnan(extent).any() else place_of(case.ground, case.shape)
+    return k if case.ground is None or np.isnan(extent).any() else grid_key(case.ground, case.shape)
 
 
 def _are_apart(one: FinishedCase, other: FinishedCase) -> bool:
@@ -120,22 +120,22 @@ def _stacks(output: Store, cases: Sequence[FinishedCase], together: Sequence[int
     groups: dict[tuple[object, ...], list[int]] = {}
     for k in together:
         if (ground := cases[k].ground) is not None:
-            groups.setdefault(place_of(ground, cases[k].shape), []).append(k)
-    kept = Kept()
+            groups.setdefault(grid_key(ground, cases[k].shape), []).append(k)
+    cache = DecisionCache()
     many = [members for members in groups.values() if len(members) >= LEAST]
-    return [(members, _stack(output, [cases[k] for k in members], members, kept)) for members in many]
+    return [(members, _stack(output, [cases[k] for k in members], members, cache)) for members in many]
 
 
-def _stack(output: Store, cases: Sequence[FinishedCase], ranks: Sequence[int], kept: Kept) -> MaskStack:
+def _stack(output: Store, cases: Sequence[FinishedCase], ranks: Sequence[int], cache: DecisionCache) -> MaskStack:
     first = cases[0]
-    assert first.ground is not None  # it has a place
+    assert first.ground is not None  # it has a grid key
     return MaskStack(
         ground=first.ground,
         shape=first.shape,
         nodata=[case.nodata for case in cases],
         ranks=np.array(ranks),
         opening=lambda position: opened_both(output, cases[position]),
-        kept=kept,
+        cache=cache,
     )
 
 

@@ -12,7 +12,7 @@ from segpipe.geometry.ground import Ground
 from segpipe.geometry.lookup import Hits, Lookup, common
 from segpipe.geometry.windows import Window
 from segpipe.results.overlap.mask_cache import CachedMask
-from segpipe.results.overlap.mask_stack import Rivals
+from segpipe.results.overlap.mask_stack import StackNeighbours
 from segpipe.results.overlap.rule import Bools, Observation, goes_before
 
 CHUNK = 500_000
@@ -54,7 +54,7 @@ class Neighbour:
         return None if self.confidence is None else hits.of(self.confidence.read(hits.window))
 
 
-def place_of(ground: Ground, shape: tuple[int, ...]) -> tuple[object, ...]:
+def grid_key(ground: Ground, shape: tuple[int, ...]) -> tuple[object, ...]:
     """The same for masks of one grid; PROJ takes a millisecond to compare two CRSs, and grids share theirs."""
     return (*ground.transform, *shape, id(ground.reference))
 
@@ -79,17 +79,17 @@ class Shared:
         self,
         ground: Ground,
         shape: tuple[int, ...],
-        neighbours: Sequence[Neighbour | Rivals],
+        neighbours: Sequence[Neighbour | StackNeighbours],
         confidence: OpenMask | None = None,
     ) -> None:
         self._confidence = confidence
         reaches: dict[tuple[object, ...], _Reach | None] = {}  # scenes of a time series are all on one grid
-        places = [place_of(one.ground, one.shape) for one in neighbours]
-        for one, place in zip(neighbours, places, strict=True):
-            if place not in reaches:
-                reaches[place] = _Reach.of(one.ground, one.shape, ground, shape)
-        each = zip(neighbours, places, strict=True)
-        self._each = [(one, reach) for one, place in each if (reach := reaches[place]) is not None]
+        keys = [grid_key(one.ground, one.shape) for one in neighbours]
+        for one, key in zip(neighbours, keys, strict=True):
+            if key not in reaches:
+                reaches[key] = _Reach.of(one.ground, one.shape, ground, shape)
+        each = zip(neighbours, keys, strict=True)
+        self._each = [(one, reach) for one, key in each if (reach := reaches[key]) is not None]
 
     @property
     def windows(self) -> list[Window]:
@@ -119,7 +119,7 @@ class Shared:
 
     def _take(
         self,
-        neighbour: Neighbour | Rivals,
+        neighbour: Neighbour | StackNeighbours,
         reach: "_Reach",
         window: Window,
         unseen: NDArray[np.bool_],

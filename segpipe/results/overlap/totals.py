@@ -10,7 +10,7 @@ from segpipe.formats.case import Case
 from segpipe.geometry.extents import extent, meeting
 from segpipe.geometry.grid import M2_PER_HA, Float
 from segpipe.geometry.raster_grid import NoGroundError, ground_of
-from segpipe.results.overlap.doubled import Doubled, Part, doubled_of
+from segpipe.results.overlap.doubled import Doubled, PixelsAndArea, doubled_of
 from segpipe.results.overlap.finished import FinishedCase, extent_of, stated_of
 from segpipe.results.overlap.order import Neighbourhood
 from segpipe.results.records import finished_record, records
@@ -107,6 +107,6 @@ class _Less:
         self.seen = _plus(self.seen, doubled.seen)
 
 
-def _plus(one: Sum, part: Part) -> Sum:
+def _plus(one: Sum, part: PixelsAndArea) -> Sum:
     pixels, size = part
     return one.plus(pixels, size / M2_PER_HA)

@@ -20,7 +20,7 @@ from segpipe.storage import Store
 FOLDER = ".zones"
 """Hidden folder of the output with a file per case."""
 
-FORM = 4
+FILE_VERSION = 4
 """Version of these files; files of another version are replaced."""
 
 NAMES = tuple(field.name for field in fields(CaseZones))
@@ -77,4 +77,4 @@ def _name(case: FinishedCase) -> str:
 
 
 def _version(case: FinishedCase) -> str:
-    return f"{FORM} {case.digest}"
+    return f"{FILE_VERSION} {case.digest}"

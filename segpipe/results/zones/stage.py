@@ -19,7 +19,7 @@ from segpipe.messages.printable import printable
 from segpipe.messages.steps import stepping
 from segpipe.overrides import Overrides
 from segpipe.results.overlap.finished import Classes, FinishedCase, extent_of
-from segpipe.results.overlap.mask_stack import MOST_KEPT
+from segpipe.results.overlap.mask_stack import MOST_CACHED
 from segpipe.results.overlap.order import Neighbourhood
 from segpipe.results.records import records
 from segpipe.results.zones.case import CaseZones
@@ -158,7 +158,7 @@ def _add_up(task: ZonesTask, zones: Zones, output: Store, cases: Iterable[Case],
     totals = ZoneTotals.empty(zones, _common_classes(finished))
     placed = list(_on_earth(output, finished))
     together = Neighbourhood.of(output, [case for case, _ in placed], [where for _, where in placed], task.rule)
-    if len(together.stacks) > MOST_KEPT:
+    if len(together.stacks) > MOST_CACHED:
         for k in together.by_stack:
             checkpoint()
             _zones_of(output, together, k, zones)  # which are kept

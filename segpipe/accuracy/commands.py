@@ -21,7 +21,7 @@ from segpipe.accuracy.show import as_json, print_estimates, print_table, write_e
 from segpipe.accuracy.survey import design_of_survey, survey_of
 from segpipe.accuracy.tables import survey_of_tables
 from segpipe.errors import OutputError, SettingsError
-from segpipe.jobs.last_run import lacking
+from segpipe.jobs.last_run import missing_mask_warnings
 from segpipe.messages.console import echo
 from segpipe.messages.printable import first_few
 from segpipe.messages.steps import steps_shown
@@ -86,7 +86,7 @@ def _design(source: EstimateData) -> Design:
 def _population(place: str) -> Population:
     """The map of a run; logs a warning if cases have no mask."""
     population = population_of(place)
-    for text in lacking(population.store):
+    for text in missing_mask_warnings(population.store):
         echo(f"warning: {text}", err=True)
     return population
 

@@ -21,7 +21,7 @@ from segpipe.errors import InputError, OutputError, case_errors
 from segpipe.formats.registry import OpenMask, environment
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.grid import MM3_PER_ML, Grid
-from segpipe.jobs.last_run import finished_records, lacking
+from segpipe.jobs.last_run import finished_records, missing_mask_warnings
 from segpipe.messages.printable import first_few
 from segpipe.messages.steps import stepping
 from segpipe.results.areas import count_positions
@@ -155,7 +155,7 @@ def compare(task: CompareTask) -> Changes:
                 failed[name] = str(caught.error)
         if isinstance(maps, Folder):
             maps.tidy()
-        warnings = (*(text for store in stores for text in lacking(store)), *_warnings(task, runs, done))
+        warnings = (*(text for store in stores for text in missing_mask_warnings(store)), *_warnings(task, runs, done))
     return Changes(classes, tuple(done), failed, warnings)
 
 

@@ -22,7 +22,7 @@ from segpipe.errors import InputError, case_errors
 from segpipe.formats.registry import OpenMask, by_suffix, environment, split_suffix
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window
-from segpipe.jobs.last_run import finished_records, lacking
+from segpipe.jobs.last_run import finished_records, missing_mask_warnings
 from segpipe.messages.printable import first_few, printable
 from segpipe.messages.steps import stepping
 from segpipe.results.overlap.finished import classes_of as named_classes
@@ -125,7 +125,7 @@ def evaluate(task: EvaluateTask) -> Evaluation:
         limits = bootstrap(Margins.stacked([one.margins for one in cases]), task.draws, task.seed, task.level)
     paired = {*failed, *(one.name for one in cases)}
     warnings = [
-        *lacking(store),
+        *missing_mask_warnings(store),
         *_unpaired(records, paired, task.reference),
         *_few(problems),
         *_warnings(classes, cases, pooled),
@@ -295,9 +295,9 @@ def has_one_class_per_pixel(record: Record) -> bool:
 
 
 def _unpaired(records: Sequence[Record], paired: Collection[str], place: Path) -> Iterator[str]:
-    lacking = [record.case for record in records if record.case not in paired]
-    if lacking:
-        yield f"{len(lacking)} of {len(records)} cases have no reference in {place}: {first_few(lacking)}"
+    unpaired = [record.case for record in records if record.case not in paired]
+    if unpaired:
+        yield f"{len(unpaired)} of {len(records)} cases have no reference in {place}: {first_few(unpaired)}"
 
 
 def _few(problems: Sequence[str]) -> Iterator[str]:

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from segpipe.api.mosaic_size import size_warnings
-from segpipe.api.results import masked_cases
 from segpipe.choices import OverlapRule
 from segpipe.errors import OutputError, SettingsError
 from segpipe.formats.registry import FORMATS, RASTER, environment
-from segpipe.jobs.last_run import warn_of_lacking
+from segpipe.jobs.last_run import masked_cases, warn_of_missing_masks
 from segpipe.process.environment import clean_environment
 from segpipe.results.overlap.finished import FinishedCase
 from segpipe.results.overlap.index import SUFFIX, IndexedMask, is_possible, write_index
@@ -64,7 +63,7 @@ def make_mosaic(output: str | os.PathLike[str], task: MosaicTask, planned: Plann
             store.sweep()
             _sweep(target, name)
         cases = _finished(store)
-        warn_of_lacking(store)
+        warn_of_missing_masks(store)
         _refuse_taken(target, name, {store.path(file) for case in cases for file in (case.mask, case.confidence) if file})
         plan = plan_mosaic(store, cases, task.rule, task.request)
         try:

@@ -11,7 +11,7 @@ from segpipe.api.labels import LabelMetadata, Labels
 from segpipe.choices import RULES, OverlapRule
 from segpipe.errors import InputError, OutputError
 from segpipe.formats.case import Case
-from segpipe.formats.registry import CONFIDENCE, RASTER, read_mask
+from segpipe.formats.registry import CONFIDENCE, read_mask
 from segpipe.jobs.last_run import done_names, last_run
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.summary import Summary
@@ -52,7 +52,7 @@ class Records(Mapping[str, Record]):
     def __getitem__(self, name: str) -> Record:
         if name not in self._names:
             raise KeyError(name)
-        return finished_record(self._store, _case(name))
+        return finished_record(self._store, Case(name, name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -62,11 +62,6 @@ class Records(Mapping[str, Record]):
 
     def __repr__(self) -> str:
         return f"Records of {len(self)} cases in {self._store}"
-
-
-def _case(name: str) -> Case:
-    """A case with its name alone, which is all that records need."""
-    return Case(name, name, RASTER)
 
 
 @dataclass(frozen=True)
@@ -158,7 +153,7 @@ class RunResult:
         if self._stated is not None:
             return self._stated.totals()
         clean_environment()
-        return run_totals(self._store, [_case(name) for name in self.records], self._rule).totals()
+        return run_totals(self._store, [Case(name, name) for name in self.records], self._rule).totals()
 
     def open(self, case: str, *, confidence: bool = False) -> Labels:
         """Read the mask of a case.
@@ -245,15 +240,3 @@ def open_run(output: str | os.PathLike[str]) -> RunResult:
         _stated=last.totals if over else None,
         _rule=next((one for one in RULES if one == last.settings.get("overlap_rule")), RULES[0]),
     )
-
-
-def masked_cases(store: Store) -> list[Case]:
-    """The cases of the last run that have a mask, sorted by name, also of a run that has not ended.
-
-    Raises:
-        OutputError: it is not the output of a run, or there is no such case.
-    """
-    done = sorted(open_run(str(store)).records)
-    if not done:
-        raise OutputError(f"{store} must hold masks, and no case of the last run has one: run it again")
-    return [_case(name) for name in done]

@@ -3,8 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from segpipe.api.results import masked_cases
-from segpipe.jobs.last_run import warn_of_lacking
+from segpipe.jobs.last_run import masked_cases, warn_of_missing_masks
 from segpipe.process.environment import clean_environment
 from segpipe.results.zones.stage import ZonesTask, make_tables, read_and_check
 from segpipe.storage import Store
@@ -29,7 +28,7 @@ def measure_zones(output: str | os.PathLike[str], task: ZonesTask) -> list[str]:
     read = read_and_check(task, store)
     with locked(store):
         cases = masked_cases(store)  # another run may have ended meanwhile
-        warn_of_lacking(store)
+        warn_of_missing_masks(store)
         totals = make_tables(task, read, store, cases)
         store.sweep()
     return list(_lines(store, task, int((totals.cases > 0).sum()), len(read), len(cases)))

@@ -11,7 +11,7 @@ from segpipe.errors import OutputError, of_system
 from segpipe.formats.case import Case
 from segpipe.messages.printable import first_few
 from segpipe.messages.url_secrets import cleaned
-from segpipe.results.records import finished_record, read_record
+from segpipe.results.records import read_record, records
 from segpipe.results.schema import Record
 from segpipe.results.targets import record_name
 from segpipe.results.totals import StatedTotals
@@ -86,16 +86,16 @@ def done_names(output: Store, last: LastRun) -> list[str]:
     """
     if last.state != "running":
         return last.done
-    names, is_later = _names(output) if last.missing is None else last.missing, _later_than(output, "run.json")
+    names, is_later = _names(output) if last.missing is None else last.missing, _later_than_run(output)
     cases = (Case(name, name) for name in {*names} - {*last.skipped})
     found = ((case, read_record(output, case)) for case in cases)
     return sorted(case.name for case, record in found if record and _is_of(record, last) and is_later(record_name(case)))
 
 
-def _later_than(output: Store, first: str) -> Callable[[str], bool]:
-    """Return a function that tells whether a file was written after ``first``, by the clock of the store."""
-    with reading_errors(output.path(first)):
-        age, now = output.age(first), time.monotonic()
+def _later_than_run(output: Store) -> Callable[[str], bool]:
+    """Return a function that tells whether a file was written after ``run.json``, by the clock of the store."""
+    with reading_errors(output.path("run.json")):
+        age, now = output.age("run.json"), time.monotonic()
 
     def is_later(name: str) -> bool:
         try:
@@ -128,20 +128,29 @@ def _of_labels(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     return cleaned({key: value for key, value in settings.items() if key not in NOT_OF_LABELS})
 
 
-def finished_records(output: Store) -> list[Record]:
-    """Records of all cases of the last run that have a mask, sorted by name.
+def masked_cases(output: Store) -> list[Case]:
+    """The cases of the last run that have a mask, sorted by name, also of a run that has not ended.
 
     Raises:
-        OutputError: there is no run or no such case, or a record is missing, damaged or unreadable.
+        OutputError: it is not the output of a run, or there is no such case.
     """
     last = last_run(output)
     names = sorted({*done_names(output, last), *last.skipped})
     if not names:
         raise OutputError(f"{output} must hold masks, and no case of the last run has one: run it again")
-    return [finished_record(output, Case(name, name)) for name in names]
+    return [Case(name, name) for name in names]
 
 
-def lacking(output: Store) -> list[str]:
+def finished_records(output: Store) -> list[Record]:
+    """Records of these cases.
+
+    Raises:
+        OutputError: as of ``masked_cases``; or a record is missing, damaged or unreadable.
+    """
+    return list(records(output, masked_cases(output)))
+
+
+def missing_mask_warnings(output: Store) -> list[str]:
     """A warning if cases of the last run have no mask, because they failed or the run did not reach them."""
     last = last_run(output)
     there = {*done_names(output, last), *last.skipped}
@@ -155,7 +164,7 @@ def lacking(output: Store) -> list[str]:
     ]
 
 
-def warn_of_lacking(output: Store) -> None:
+def warn_of_missing_masks(output: Store) -> None:
     """Log the warning, if there is one."""
-    for text in lacking(output):
+    for text in missing_mask_warnings(output):
         LOG.warning("warning: %s", text)

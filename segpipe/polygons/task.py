@@ -14,7 +14,7 @@ from segpipe.errors import InputError, OutputError, SettingsError
 from segpipe.formats.registry import CONFIDENCE, FORMATS, OpenMask, environment
 from segpipe.geometry.raster_grid import NO_PLACE, RasterGrid, location_of, parse_crs
 from segpipe.geometry.reference import NowhereError, crs_name, horizontal
-from segpipe.jobs.last_run import finished_records, warn_of_lacking
+from segpipe.jobs.last_run import finished_records, warn_of_missing_masks
 from segpipe.messages.printable import printable
 from segpipe.messages.steps import stepping
 from segpipe.polygons.case import CaseMask, Unwritten, features_of
@@ -93,7 +93,7 @@ def write_polygons(task: PolygonsTask) -> WrittenPolygons:
     store, written = store_at(task.output).settled(), WrittenPolygons()
     with environment():
         cases = _placed_cases(store, finished_records(store))
-        warn_of_lacking(store)
+        warn_of_missing_masks(store)
         if task.overlap_rule is not None:
             cases = _with_neighbours(store, cases, task.overlap_rule)
         rule = _rule(task, cases)

@@ -13,6 +13,9 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029]
 BREAKING = re.compile(f"{CONTROL.pattern}|[\\ud800-\\udfff]")
 """Control characters, and surrogates that stand for undecodable bytes of a name."""
 
+ESCAPED = re.compile(r"\\(?:[tnr]|x[0-9a-f]{2}|u[0-9a-f]{4})")
+"""What ``one_row`` makes of them."""
+
 
 def printable(text: str) -> str:
     """Escape everything unprintable: control characters, line ends, undecodable bytes; cut secrets of URLs and hidden paths.
@@ -56,12 +59,15 @@ def dims(sizes: Iterable[object]) -> str:
 
 
 def one_row(text: str) -> str:
-    """Escape only what would break a line or a program that reads it.
+    r"""Escape only what would break a line or a program that reads it; different texts stay different.
 
-    >>> one_row("a\\n\\u3000b")
-    'a\\\\n\\u3000b'
+    >>> [one_row(text) for text in ("a\n\u3000b", "a\\n", "a\\b")] == ["a\\n\u3000b", "a\\\\n", "a\\b"]
+    True
     """
-    return BREAKING.sub(lambda found: found[0].encode("unicode_escape").decode(), without_paths(without_secrets(text)))
+    text = without_paths(without_secrets(text))
+    if ESCAPED.search(text) or BREAKING.search(text):
+        text = BREAKING.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\\", r"\\"))
+    return text
 
 
 def printable_lines(text: str) -> str:

@@ -124,7 +124,7 @@ class CaseRows:
             pyarrow.repeat(one_row(self.name), count),
             np.arange(self.first, self.first + count),
             np.array([number for number, _ in self.classes])[where],
-            pyarrow.array([name for _, name in self.classes]).take(pyarrow.array(where)),
+            pyarrow.array([one_row(name) for _, name in self.classes]).take(pyarrow.array(where)),
             None if area is None else rounded(area / M2_PER_HA),
             area,
             found.pixels,

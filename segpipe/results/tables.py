@@ -166,7 +166,7 @@ def _audited(record: Record, time: str) -> Values:
 
 def write_areas(output: Store, cases: Iterable[Case], columns: Sequence[str] = AREA_COLUMNS) -> None:
     """Write ``areas.csv`` row by row; a field without a value is empty."""
-    each = ((one_row(record.case), record.areas) for record in records(output, cases))
+    each = ((record.case, record.areas) for record in records(output, cases))
     write_table(output, "areas.csv", columns, ([case, *map(row.get, columns[1:])] for case, rows in each for row in rows))
 
 
@@ -193,7 +193,7 @@ def lesion_columns(cases: Iterable[Case], contract: Contract, *, confidence: boo
 
 def write_lesions(output: Store, cases: Iterable[Case], columns: Sequence[str]) -> None:
     """Write ``lesions.csv`` row by row; a field without a value is empty."""
-    each = ((one_row(record.case), record.statistics.get("lesions", ())) for record in records(output, cases))
+    each = ((record.case, record.statistics.get("lesions", ())) for record in records(output, cases))
     fields = ([case, *(_field(row.get(column)) for column in columns[1:])] for case, rows in each for row in rows)
     write_table(output, LESIONS, columns, fields)
 
@@ -203,7 +203,7 @@ def write_doubtful(output: Store, cases: Iterable[Case], most: int) -> None:
     rows = ((record.case, row) for record in records(output, cases) for row in record.statistics.get("audit", ()))
     worst = nsmallest(most, rows, key=lambda one: (-one[1][DOUBT], one[0], one[1]["rank"]))
     columns = audit_columns(volumes=any("plane_start" in row for _, row in worst))
-    ranked = ([one_row(case), rank, *map(row.get, columns[1:])] for rank, (case, row) in enumerate(worst, 1))
+    ranked = ([case, rank, *map(row.get, columns[1:])] for rank, (case, row) in enumerate(worst, 1))
     write_table(output, DOUBTFUL, ("case", *columns), ranked)
 
 

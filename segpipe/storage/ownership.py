@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.errors import OutputError, of_system
+from segpipe.messages.printable import one_row
 from segpipe.storage import Store
 from segpipe.storage.documents import DocumentError, parse_json
 from segpipe.storage.existence import is_file
@@ -145,11 +146,11 @@ def refuse_foreign(output: Store, name: str) -> None:
 
 
 def write_table(output: Store, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV table of a run row by row; None is an empty field, and each row is one line."""
+    """Write a CSV table of a run row by row; None is an empty field, and each row is one line (``one_row``)."""
     with output.writing(name) as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerows([one_row(value) if isinstance(value, str) else value for value in row] for row in rows)
 
 
 def forget_table(output: Store, name: str) -> None:

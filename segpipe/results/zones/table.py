@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.geometry.grid import M2_PER_HA
-from segpipe.messages.printable import one_row
 from segpipe.results.areas import rounded
 from segpipe.results.overlap.finished import Classes
 from segpipe.results.zones.case import CaseZones
@@ -150,6 +149,4 @@ def _share(size: float, seen: float) -> float | None:
 def write_zones(output: Store, totals: ZoneTotals) -> None:
     """Write ``zones.csv``; a field without a value is empty."""
     columns = totals.columns()
-    each = (map(row.get, columns) for row in totals.rows())
-    rows = ([one_row(value) if isinstance(value, str) else value for value in row] for row in each)
-    write_table(output, ZONES, columns, rows)
+    write_table(output, ZONES, columns, (list(map(row.get, columns)) for row in totals.rows()))

@@ -23,7 +23,7 @@ from segpipe.accuracy.tables import survey_of_tables
 from segpipe.errors import OutputError, SettingsError
 from segpipe.jobs.last_run import missing_mask_warnings
 from segpipe.messages.console import echo
-from segpipe.messages.printable import first_few
+from segpipe.messages.printable import counted, first_few
 from segpipe.messages.steps import steps_shown
 from segpipe.storage.existence import is_folder, is_taken
 
@@ -134,7 +134,8 @@ def sample_command(place: str, output: Path, *, seed: int | None, show_map: bool
         for name, p, n in zip(population.classes, pixels, each, strict=True)
     ]
     print_table(("stratum", "pixels", "share", "points"), rows)
-    echo(f"\n{len(units):,} points in {output}; their design in {design_path(output)}, which an interpreter must not see")
+    points, design = counted(len(units), "point"), design_path(output)
+    echo(f"\n{points} in {output}; their design in {design}, which an interpreter must not see")
     if few:
         echo(f"warning: cases share ground, which the sample and its estimates count once for each: {few}", err=True)
     return 0

@@ -22,7 +22,7 @@ from segpipe.formats.registry import OpenMask, environment
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.grid import MM3_PER_ML, Grid
 from segpipe.jobs.last_run import finished_records, missing_mask_warnings
-from segpipe.messages.printable import first_few
+from segpipe.messages.printable import counted, first_few
 from segpipe.messages.steps import stepping
 from segpipe.results.areas import count_positions
 from segpipe.results.masks import stored_mask
@@ -243,11 +243,11 @@ def _without_common(first: dict[str, Record], second: dict[str, Record]) -> str:
 def _warnings(task: CompareTask, runs: Sequence[dict[str, Record]], done: Sequence[Change]) -> Iterator[str]:
     for place, own, other in ((task.first, *runs), (task.second, *runs[::-1])):
         if alone := [name for name in own if name not in other]:
-            yield f"{len(alone)} of {len(own)} cases are only in {place}: {first_few(alone)}"
+            yield f"only in {place}: {len(alone)} of {counted(len(own), 'case')}: {first_few(alone)}"
     if moved := sum(one.moved for one in done):
-        yield f"{moved} masks of {task.second} were resampled onto the grids of {task.first} (nearest neighbour)"
+        yield f"resampled onto the grids of {task.first} (nearest neighbour): {counted(moved, 'mask')} of {task.second}"
     if volumes := sum(one.written is None and task.output is not None for one in done):
-        yield f"{volumes} cases are volumes, of which no map of change is written"
+        yield f"no map of change is written of volumes: {counted(volumes, 'case')}"
     placed = [one for one in done if one.unit == "ha"]
     if few := first_few(f"{placed[a].name} and {placed[b].name}" for a, b in sharing([one.grid for one in placed])):
         yield f"cases share ground, which totals count once for each: {few}"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe.accuracy.estimators import Integers
 from segpipe.errors import SourceError
-from segpipe.messages.printable import first_few
+from segpipe.messages.printable import counted, first_few
 
 Labels = NDArray[Any]
 BYTES = 256
@@ -148,7 +148,7 @@ def of_reference(values: Labels, classes: ClassMap) -> Integers:
 
 
 def _unknown(unknown: Mapping[int, int], classes: ClassMap) -> str:
-    few = ", ".join(f"{value} ({count:,} pixels)" for value, count in sorted(unknown.items())[:5])
+    few = ", ".join(f"{value} ({counted(count, 'pixel')})" for value, count in sorted(unknown.items())[:5])
     known = first_few(classes.values or classes.ids, 10)
     return (
         f"values of a reference must be classes, {known}, and it has {few}: "

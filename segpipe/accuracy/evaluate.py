@@ -23,7 +23,7 @@ from segpipe.formats.registry import OpenMask, by_suffix, environment, split_suf
 from segpipe.geometry.grid import Grid
 from segpipe.geometry.windows import Window
 from segpipe.jobs.last_run import finished_records, missing_mask_warnings
-from segpipe.messages.printable import first_few, printable
+from segpipe.messages.printable import counted, first_few, printable
 from segpipe.messages.steps import stepping
 from segpipe.results.overlap.finished import classes_of as named_classes
 from segpipe.results.schema import Record
@@ -297,13 +297,13 @@ def has_one_class_per_pixel(record: Record) -> bool:
 def _unpaired(records: Sequence[Record], paired: Collection[str], place: Path) -> Iterator[str]:
     unpaired = [record.case for record in records if record.case not in paired]
     if unpaired:
-        yield f"{len(unpaired)} of {len(records)} cases have no reference in {place}: {first_few(unpaired)}"
+        yield f"{len(unpaired)} of {counted(len(records), 'case')} without a reference in {place}: {first_few(unpaired)}"
 
 
 def _few(problems: Sequence[str]) -> Iterator[str]:
     yield from problems[:SHOWN]
     if (more := len(problems) - SHOWN) > 0:
-        yield f"{more:,} more objects of references are not as they should be"
+        yield f"{counted(more, 'more object')} of references not as they should be"
 
 
 def _warnings(classes: ClassMap, cases: Sequence[CaseScores], pooled: Confusion) -> Iterator[str]:
@@ -312,8 +312,8 @@ def _warnings(classes: ClassMap, cases: Sequence[CaseScores], pooled: Confusion)
         name, share = classes.names[int(support.argmax())], support.max() / total
         yield f"{name} is {share:.1%} of the reference: a map of nothing else would have that overall accuracy"
     if pooled.unseen:
-        yield f"{pooled.unseen:,} pixels of the reference lie where masks have no data, and do not count"
+        yield f"not counted, since masks have no data there: {counted(pooled.unseen, 'pixel')} of the reference"
     if 0 < len(cases) < FEW_CASES:
-        yield f"{len(cases)} cases say little about others: intervals need at least {FEW_CASES}"
+        yield f"intervals need at least {FEW_CASES} cases, got {len(cases)}, which say little about others"
     if moved := sum(one.moved for one in cases):
-        yield f"{moved} references were resampled onto the grids of masks (nearest neighbour)"
+        yield f"resampled onto the grids of masks (nearest neighbour): {counted(moved, 'reference')}"

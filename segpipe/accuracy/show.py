@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from segpipe.accuracy.estimate import OVERALL, Estimate, Estimates
 from segpipe.messages.console import cells, console, echo
-from segpipe.messages.printable import one_row, printable_json
+from segpipe.messages.printable import counted, one_row, printable_json
 from segpipe.messages.url_secrets import cleaned
 from segpipe.storage.files import commit, output_errors, partial, unlinked
 
@@ -20,7 +20,7 @@ COLUMNS = ("class", "quantity", "value", "standard_error", "low", "high", "inter
 def print_estimates(found: Estimates) -> None:
     """A table of the classes, the overall accuracy, and warnings."""
     design = found.design
-    echo(f"{int(design.sample.count.sum()):,} units, {len(design.strata)} strata; {design.method}")
+    echo(f"{counted(int(design.sample.count.sum()), 'unit')}, {len(design.strata)} strata; {design.method}")
     table = [_cells(found, name, k) for k, name in enumerate(design.classes)]
     unit = f" {design.unit}" if design.unit else ""
     head = (

@@ -13,7 +13,7 @@ from segpipe.accuracy.estimators import Float, Integers
 from segpipe.accuracy.scores import Margins, scores
 from segpipe.accuracy.show import csv_text, number, print_table, write_files
 from segpipe.messages.console import echo
-from segpipe.messages.printable import printable, printable_json
+from segpipe.messages.printable import counted, printable, printable_json
 from segpipe.messages.url_secrets import cleaned
 from segpipe.results.areas import rounded
 
@@ -37,7 +37,7 @@ def print_changes(found: Changes) -> None:
     if rows:
         print_table(head, rows)
     if (more := len(found.cases) - SHOWN) > 0:
-        echo(f"and {more:,} more cases")
+        echo(f"and {counted(more, 'more case')}")
     for warning in found.warnings:
         echo(f"warning: {warning}", err=True)
     for name, why in list(found.failed.items())[:FAILED]:

@@ -13,7 +13,7 @@ from segpipe.accuracy.picture import as_svg
 from segpipe.accuracy.scores import QUANTITIES, SUMMARIES, scores
 from segpipe.accuracy.show import csv_text, number, print_table, write_files
 from segpipe.messages.console import echo
-from segpipe.messages.printable import printable, printable_json
+from segpipe.messages.printable import counted, printable, printable_json
 from segpipe.messages.url_secrets import cleaned
 
 WORDS = {
@@ -30,7 +30,7 @@ SHOWN = 5
 
 def print_evaluation(found: Evaluation) -> None:
     """A table of the classes, scores of all of them, and warnings."""
-    echo(f"{len(found.cases):,} cases, {int(found.pooled.matrix.sum()):,} pixels")
+    echo(f"{counted(len(found.cases), 'case')}, {counted(int(found.pooled.matrix.sum()), 'pixel')}")
     missed, false = _events(found)
     head = ("class", "reference", "mapped", "IoU", "Dice", "precision", "recall", "missed in", "false in")
     rows = [

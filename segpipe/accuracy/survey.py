@@ -250,15 +250,15 @@ def _left_out(survey: Survey, labelled: Any) -> Iterator[str]:
     total = len(survey.labels)
     if survey.missing:
         yield (
-            f"{survey.missing:,} of {total + survey.missing:,} points of the design are not in the file: if these are hard "
+            f"not in the file: {survey.missing:,} of {total + survey.missing:,} points of the design: if these are hard "
             "ones, estimates are biased"
         )
     if empty := int((~labelled).sum()):
-        yield f"{empty:,} of {total:,} points have no label and are left out: if these are hard ones, estimates are biased"
+        yield f"without a label, and left out: {empty:,} of {total:,} points: if these are hard ones, estimates are biased"
     off = np.flatnonzero(labelled & (survey.mapped < 0))
     if len(off):
         few = first_few((k + 1 for k in off), SHOWN)
-        yield f"{len(off):,} of {total:,} points lie off the map, or where it has no data, and are left out: rows {few}"
+        yield f"off the map, or where it has no data, and left out: {len(off):,} of {total:,} points, rows {few}"
 
 
 def _references(survey: Survey, labels: Sequence[str]) -> tuple[list[str], Integers]:

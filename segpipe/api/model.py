@@ -14,7 +14,7 @@ from segpipe.api.labels import LabelMetadata, Labels
 from segpipe.contract import Contract
 from segpipe.errors import DeviceError, SettingsError
 from segpipe.formats.case import Case
-from segpipe.messages.printable import and_more, dims
+from segpipe.messages.printable import and_more, counted, dims
 from segpipe.network.read import read_spec
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.agreement import compare_engine
@@ -181,8 +181,8 @@ class Model:
 
     def __repr__(self) -> str:
         names = self.contract.channel_names
-        channels = f"{self.channels} channels" + ("" if names is None else f" ({and_more(names, 8)})")
-        classes = f"{len(self.classes)} classes ({and_more(list(self.classes.values()), 8)})"
+        channels = f"{counted(self.channels, 'channel')}" + ("" if names is None else f" ({and_more(names, 8)})")
+        classes = f"{counted(len(self.classes), 'class')} ({and_more(list(self.classes.values()), 8)})"
         sizes = f"tile {dims(self.tile)}, overlap {dims(self.overlap)}"
         return f"Model {self.spec.title}: {channels} to {classes}, {sizes}, on {self.spec.device}"
 

@@ -15,7 +15,7 @@ from segpipe.formats.registry import CONFIDENCE, read_mask
 from segpipe.jobs.last_run import done_names, last_run
 from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.summary import Summary
-from segpipe.messages.printable import and_more, printable
+from segpipe.messages.printable import and_more, counted, printable
 from segpipe.process.environment import clean_environment
 from segpipe.results.masks import mask_name
 from segpipe.results.overlap.totals import run_totals
@@ -61,7 +61,7 @@ class Records(Mapping[str, Record]):
         return len(self._names)
 
     def __repr__(self) -> str:
-        return f"Records of {len(self)} cases in {self._store}"
+        return f"Records of {counted(len(self), 'case')} in {self._store}"
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from segpipe.export.terms import Terms, draw_up, read_terms
 from segpipe.export.tiles import Samples, Tiles, noise, random_tiles, raw_tiles, scene_samples
 from segpipe.export.verify import BATCHES, Verification, check_agreement, check_steady, compare
 from segpipe.geometry.layout import Layout
-from segpipe.messages.printable import dims
+from segpipe.messages.printable import counted, dims
 from segpipe.network.device import open_session
 from segpipe.network.model_file import external_data, read_model
 from segpipe.network.scaling import fixed_scaling, of_input
@@ -117,7 +117,7 @@ def write(traced: Traced, settings: ExportSettings, say: Say = LOG.info) -> Expo
         proto = converted(proto, settings.precision, calibration)
         if proto is not traced.proto:
             _save(topologically_sorted(proto), contract, settings, path)
-        say(f"comparing with torch on {len(verification)} tiles")
+        say(f"comparing with torch on {counted(len(verification), 'tile')}")
         agreement = _compare(traced.scorer, path, verification, settings)
         check_agreement(agreement, settings)
         figures = {**agreement.figures(), "shift_error": float(f"{traced.stride.error:.3g}")}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from segpipe.contract import Contract
 from segpipe.errors import SettingsError
 from segpipe.formats.case import Case, ChannelFiles, Channels, Grouped
+from segpipe.messages.printable import counted
 from segpipe.overrides import Patterns
 
 NUMBERED = re.compile(r"(.+)_(\d{4})")
@@ -102,7 +103,7 @@ def _error(case: Case, files: Sequence[tuple[int, Case]], channels: Channels) ->
                 f"{mend * (channels.patterns is None and len(files) == 1) or ': add it, or take the others away'}"
             )
     if numbers[-1] >= count:
-        return f"{case.name}: the model takes {count} channels, got {held}: take away what is not of the model"
+        return f"{case.name}: the model takes {counted(count, 'channel')}, got {held}: take away what is not of the model"
     return f"{case.name}: each channel must have one file, got {held}: take away one, or change --channels"
 
 

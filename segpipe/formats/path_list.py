@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segpipe.errors import InputError, of_system
+from segpipe.messages.printable import counted
 from segpipe.storage.existence import is_file
 
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".lst"})
@@ -46,7 +47,9 @@ def entries(file: Path) -> Iterator[tuple[int, str]]:
     column = next((header.index(name) for name in LIST_COLUMNS if name in header), None)
     for n, row in rows if column is None else rows[1:]:
         if len(row) <= (column or 0):
-            raise InputError(f"{file} line {n}: every row must have a path in column {column}, got {len(row)} columns")
+            raise InputError(
+                f"{file} line {n}: every row must have a path in column {column}, got {counted(len(row), 'column')}"
+            )
         yield n, row[column or 0].strip()
 
 

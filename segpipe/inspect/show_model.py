@@ -16,6 +16,7 @@ from segpipe.geometry.layout import Layout
 from segpipe.inspect.facts import Flops, ModelFacts, TensorFacts, plain
 from segpipe.inspect.section import Row, by, section
 from segpipe.messages.console import words
+from segpipe.messages.printable import counted
 from segpipe.storage.documents import shortened
 
 CLASS_ROWS = 24
@@ -78,7 +79,10 @@ def _contract_rows(contract: Contract, tiling: Mapping[str, Sequence[int]] | Non
     names = contract.channel_names
     yield "channels", str(contract.channel_count) + (f": {', '.join(names)}" if names else ", without names")
     if contract.neighbours:
-        yield "neighbours", f"{contract.neighbours} on each side: the model takes {contract.input_channels} channels"
+        yield (
+            "neighbours",
+            f"{contract.neighbours} on each side: the model takes {counted(contract.input_channels, 'channel')}",
+        )
     yield from ((f"input {name}", _input_words(one)) for name, one in (contract.inputs or {}).items())
     yield "scaling", _scaling_words(contract)
     yield from ((key, ", ".join(f"{n:.6g}" for n in contract.column(key))) for key in _varying(contract))
@@ -182,7 +186,7 @@ def _spacing_words(contract: Contract) -> str:
 
 
 def _print_classes(console: Console, classes: Sequence[SegmentationClass]) -> None:
-    title = f"{len(classes)} classes"
+    title = counted(len(classes), "class")
     if len(classes) > CLASS_ROWS:
         section(console, title, [("", ", ".join(f"{c.id} {c.name}" for c in classes))])
         return

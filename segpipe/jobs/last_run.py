@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segpipe.errors import OutputError, of_system
 from segpipe.formats.case import Case
-from segpipe.messages.printable import first_few
+from segpipe.messages.printable import counted, first_few
 from segpipe.messages.url_secrets import cleaned
 from segpipe.results.records import read_record, records
 from segpipe.results.schema import Record
@@ -157,9 +157,9 @@ def missing_mask_warnings(output: Store) -> list[str]:
     names = sorted(({*(last.missing or ())} | {failure.case for failure in last.failed}) - there)
     if not names:
         return []
-    total = len(there) + len(names)
+    total = counted(len(there) + len(names), "case")
     return [
-        f"{len(names):,} of {total:,} cases of the last run into {output} have no mask and are left out: "
+        f"left out, because they have no mask: {len(names):,} of {total} of the last run into {output}, "
         f"{first_few(names)}: segpipe status shows why, and the command that continues"
     ]
 

@@ -47,4 +47,4 @@ def lost_reason(error: BaseException) -> str:
 
 def hung_reason(limit: float, attempts: int) -> str:
     """The reason why a task that exceeds its time limit is not tried again."""
-    return f"the job took longer than {limit:g} s {attempts} times: see --job-timeout"
+    return f"the job took longer than {limit:g} s{'' if attempts == 1 else f' {attempts} times'}: see --job-timeout"

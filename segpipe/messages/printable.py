@@ -39,6 +39,15 @@ def first_few(names: Iterable[object], most: int = 3) -> str:
     return ", ".join(printable(str(name)) for name in first[:most]) + ", ..." * (len(first) > most)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, for a message.
+
+    >>> counted(1, "case"), counted(1200, "class")
+    ('1 case', '1,200 classes')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
 def and_more(names: Sequence[str], most: int) -> str:
     """The first of many names, and how many more there are, for a message; empty without names.
 

@@ -7,6 +7,7 @@ import onnx
 from segpipe.contract import METADATA_KEY, Contract, contract_of_metadata, read_contract
 from segpipe.errors import ContractError, ModelError
 from segpipe.geometry.layout import Layout
+from segpipe.messages.printable import counted
 from segpipe.network.ending import ending_of
 from segpipe.network.feeds import as_image
 from segpipe.network.form import score_count
@@ -60,7 +61,7 @@ def image_of(inputs: list[TensorSpec], contract: Contract, path: Path) -> Tensor
     """
     if contract.inputs is None and len(inputs) > 1:
         raise ContractError(
-            f"{path} takes {len(inputs)} inputs, and the contract must say what each gets, such as\n"
+            f"{path} takes {counted(len(inputs), 'input')}, and the contract must say what each gets, such as\n"
             + "\n".join(input_lines(inputs, contract.layout))
         )
     if contract.inputs is None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import ModelError
-from segpipe.messages.printable import dims
+from segpipe.messages.printable import counted, dims
 from segpipe.network.activation import by_class
 from segpipe.network.batch_independence import batch_tiles, depends_on_batch, one_by_one
 from segpipe.network.conversion import check_converted
@@ -83,7 +83,7 @@ def _in_time(trial: Callable[[ModelSpec, OnOpen], ModelSpec], spec: ModelSpec) -
         return call.result(TRIAL_SECONDS if spec.on_host else None, patience=PATIENCE)
     except TooLongError:
         raise ModelError(
-            f"{spec.path} must score a batch of {spec.batch} tiles of {dims(spec.tiling.input)} within "
+            f"{spec.path} must score a batch of {counted(spec.batch, 'tile')} of {dims(spec.tiling.input)} within "
             f"{TRIAL_SECONDS:g} s, and does not: lower --tile or --batch; a graph with an endless loop never ends"
         ) from None
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.messages.console import echo
-from segpipe.messages.printable import printable
+from segpipe.messages.printable import counted, printable
 from segpipe.messages.steps import steps_shown
 from segpipe.polygons.rule import Minimum
 from segpipe.polygons.task import PolygonsTask, WrittenPolygons, write_polygons
@@ -31,8 +31,9 @@ def polygons(
 
 
 def _lines(task: PolygonsTask, written: WrittenPolygons) -> list[str]:
-    cases = f"{written.cases:,} case{'s' * (written.cases != 1)}"
-    lines = [f"{written.polygons:,} polygons of {cases}: {task.path}"]
+    lines = [f"{counted(written.polygons, 'polygon')} of {counted(written.cases, 'case')}: {task.path}"]
     if task.minimum is not None:
-        lines.append(f"{written.left.number:,} smaller than {task.minimum} left out, {written.left.pixels:,} pixels")
+        lines.append(
+            f"{written.left.number:,} smaller than {task.minimum} left out, {counted(written.left.pixels, 'pixel')}"
+        )
     return lines

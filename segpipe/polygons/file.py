@@ -20,9 +20,8 @@ from segpipe.pipeline.decision import CONFIDENCE_TOP
 from segpipe.polygons.case import Features
 from segpipe.polygons.geojson import columns_of, write_geojson
 from segpipe.results.overlap.finished import Classes
-from segpipe.storage.existence import is_taken
 from segpipe.storage.files import commit, draft_name
-from segpipe.vectors.file import DRIVERS, PARQUET, check_target, writing_errors
+from segpipe.vectors.file import DRIVERS, PARQUET, check_replaceable, check_target, writing_errors
 from segpipe.vectors.written import check_written, clear
 
 if TYPE_CHECKING:
@@ -69,10 +68,7 @@ def check_path(path: Path) -> None:
     with writing_errors(path, "--output", OutputError):
         for module in MODULES:  # fail now rather than at the first mask
             import_module(module)
-        if is_taken(path) and not _is_own(path):
-            raise SettingsError(
-                f"--output replaces its file, and {path} was not written by segpipe polygons: name another file"
-            )
+        check_replaceable(path, "--output", OutputError, _is_own)
 
 
 def _is_own(path: Path) -> bool:

@@ -10,7 +10,7 @@ from segpipe.jobs.prepare import Prepared
 from segpipe.jobs.unpacking import unpacking, unpacking_shortages
 from segpipe.jobs.worker_pool import memory_mb
 from segpipe.messages.console import echo
-from segpipe.messages.printable import and_more, dims
+from segpipe.messages.printable import and_more, counted, dims
 from segpipe.pipeline.memory import worker_memory
 from segpipe.results.run import Run
 from segpipe.terminal.progress import say
@@ -21,7 +21,8 @@ def print_plan(prepared: Prepared) -> None:
     run, plan = prepared.run, prepared.plan
     for planned in plan.opened:
         size, element = dims(planned.shape), FORMATS[planned.case.format].element
-        say(f"case  {planned.case.name}  {size} {element.replace('voxel', 'voxels')}  {planned.windows} windows")
+        windows = counted(planned.windows, "window")
+        say(f"case  {planned.case.name}  {size} {element.replace('voxel', 'voxels')}  {windows}")
         for note in planned.notes:
             say(f"note  {planned.case.name}: {note}")
     for case in plan.done:
@@ -33,13 +34,14 @@ def print_plan(prepared: Prepared) -> None:
     for problem in prepared.problems:
         say(f"problem  {problem}")
     for cut in plan.cuts:
-        say(f"parts  {cut.case.case.name}  {len(cut.parts)} parts, {cut.repeated:.1%} of the windows inferred twice")
+        parts = counted(len(cut.parts), "part")
+        say(f"parts  {cut.case.case.name}  {parts}, {cut.repeated:.1%} of the windows inferred twice")
     outside = f", {len(plan.outside)} outside the area of interest" if plan.outside else ""
-    windows = sum(case.windows for case in plan.opened)
-    jobs = len(list(plan.jobs(run))) + sum(len(cut.parts) for cut in plan.cuts)
+    windows = counted(sum(case.windows for case in plan.opened), "window")
+    jobs = counted(len(list(plan.jobs(run))) + sum(len(cut.parts) for cut in plan.cuts), "job")
     echo(
-        f"{len(plan)} cases to do, {len(plan.done)} done before, {len(plan.failed)} with problems{outside}; "
-        f"{windows} windows in {jobs} jobs; {plan.workers} workers, calls in flight in each: {plan.calls}; "
+        f"{counted(len(plan), 'case')} to do, {len(plan.done)} done before, {len(plan.failed)} with problems{outside}; "
+        f"{windows} in {jobs}; {counted(plan.workers, 'worker')}, calls in flight in each: {plan.calls}; "
         f"about {memory_mb(plan, run):,.0f} MB of memory per worker"
     )
     for line in _passes_line(run):
@@ -54,9 +56,7 @@ def _passes_line(run: Run) -> Iterator[str]:
     model = run.model
     if model.passes > 1:
         models, flips = len(model.members), len(model.flips)
-        yield (
-            f"each tile is scored {model.passes} times: {models} model{'s' * (models > 1)}, {flips} flip{'s' * (flips > 1)}"
-        )
+        yield (f"each tile is scored {model.passes} times: {counted(models, 'model')}, {counted(flips, 'flip')}")
 
 
 def print_left_out(prepared: Prepared) -> None:
@@ -95,7 +95,7 @@ def _cut_line(plan: Plan) -> Iterator[str]:
         twice = sum(cut.repeated * cut.case.windows for cut in plan.cuts) / windows
         parts = sum(len(cut.parts) for cut in plan.cuts)
         count = len(plan.cuts)
-        yield f"note: {count} case{'s' * (count > 1)} in {parts} parts: {twice:.1%} of their windows are inferred twice"
+        yield f"note: {counted(count, 'case')} in {counted(parts, 'part')}: {twice:.1%} of their windows are inferred twice"
 
 
 def _memory_line(prepared: Prepared) -> Iterator[str]:

@@ -16,7 +16,7 @@ from segpipe.errors import InstallationError, OutputError, SegpipeError, ZonesEr
 from segpipe.geometry.reference import NowhereError, horizontal
 from segpipe.messages.printable import and_more
 from segpipe.process.extras import install
-from segpipe.storage.existence import exists, is_file, is_folder
+from segpipe.storage.existence import exists, is_file, is_folder, is_taken
 from segpipe.storage.files import is_nearly_full
 from segpipe.vectors.shapefile import check_again, check_parts
 from segpipe.vectors.surfaces import Shapes, all_empty, repaired
@@ -113,6 +113,26 @@ def writing_errors(path: Path, flag: str, kind: type[OutputError | ZonesError]) 
             yield
         except (ArrowException, DataLayerError, DataSourceError, FeatureError, FieldError, OSError, ValueError) as error:
             raise kind(f"{flag} {path} cannot be written: {unwritten(path, error)}") from error
+
+
+def check_replaceable(path: Path, flag: str, kind: type[OutputError | ZonesError], is_own: Callable[[Path], bool]) -> None:
+    """Check that a file does not exist, or is one that segpipe wrote.
+
+    Raises:
+        OutputError or ZonesError, as ``kind`` says: it is another one, or cannot be read.
+        OSError: nobody can say whether it exists.
+    """
+    if not is_taken(path):
+        return
+    try:
+        with path.open("rb") as stream:
+            stream.read(1)
+    except OSError as error:
+        raise kind(
+            f"{flag} replaces its file, and {path} cannot be read: {of_system(error)}, or name another file"
+        ) from error
+    if not is_own(path):
+        raise kind(f"{flag} replaces its file, and {path} was not written by segpipe, or is damaged: name another file")
 
 
 @contextmanager

@@ -161,7 +161,7 @@ def test_the_second_run_may_have_another_grid(both: Path, made: Path) -> None:
     x, y = (np.where(each == 255, 3, each).ravel() for each in (first, back))
     assert row["pixels"] == metrics.confusion_matrix(x, y, labels=range(4)).tolist()
     assert row["resampled"]
-    assert "1 masks of b were resampled onto the grids of out (nearest neighbour)" in found["warnings"]
+    assert "resampled onto the grids of out (nearest neighbour): 1 mask of b" in found["warnings"]
 
 
 def test_classes_are_matched_by_name_whatever_their_ids(made: Path, both: Path) -> None:
@@ -203,7 +203,7 @@ def test_volumes_change_in_millilitres(tmp_path: Path) -> None:
         run(tmp_path, name, tmp_path / f"{name}.onnx")
     done = invoke(["compare", "out", "b", "-o", "diff"], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "1 cases are volumes, of which no map of change is written" in done.stderr
+    assert "no map of change is written of volumes: 1 case" in done.stderr
     row = json.loads((tmp_path / "diff" / "compare.json").read_text())["cases"][0]
     assert (row["unit"], row["map"]) == ("ml", None)
     for out, axis in (("out", 1), ("b", 0)):
@@ -235,7 +235,7 @@ def test_runs_without_a_common_case_are_refused(both: Path, tmp_path: Path) -> N
     (both / "b" / "run.json").write_text(json.dumps(record))
     done = invoke(["compare", "out", "b"], both)
     assert done.returncode == 0, done.stderr
-    assert "2 of 3 cases are only in out: b, c/d" in done.stderr
+    assert "only in out: 2 of 3 cases: b, c/d" in done.stderr
     record = json.loads((both / "out" / "run.json").read_text())
     record["done"] = ["b"]
     (both / "out" / "run.json").write_text(json.dumps(record))

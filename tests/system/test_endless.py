@@ -45,7 +45,7 @@ def endless(path):
 def test_a_model_that_does_not_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("segpipe.pipeline.model_check.TRIAL_SECONDS", 0.5)
     settings = load_settings(None, {"input": ("-",), "model": endless(tmp_path / "m.onnx"), "device": "cpu"})
-    with pytest.raises(ModelError, match=r"must score a batch of 1 tiles of 64 x 64 within 0\.5 s, and does not"):
+    with pytest.raises(ModelError, match=r"must score a batch of 1 tile of 64 x 64 within 0\.5 s, and does not"):
         try_out(read_spec(settings))
 
 
@@ -76,7 +76,7 @@ def test_a_process_ends_as_it_should_while_a_call_of_onnx_runtime_goes_on(tmp_pa
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: out.onnx must score a batch of 1 tiles of 64 x 64 within 0.3 s, and does not")
+    assert line.startswith("error: out.onnx must score a batch of 1 tile of 64 x 64 within 0.3 s, and does not")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.toml", "m.onnx"]
 
 

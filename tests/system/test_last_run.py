@@ -21,7 +21,7 @@ ZONE = {
 BEGAN = 1_700_000_000
 """A time before any of the records was written."""
 
-LACKING = "of 3 cases of the last run into {} have no mask and are left out: "
+LACKING = "left out, because they have no mask: {} of 3 cases of the last run into {}, "
 
 COMMANDS: dict[str, list[str]] = {
     "polygons": ["polygons", "out", "-o", "p.gpkg"],
@@ -72,7 +72,7 @@ def test_a_case_that_failed_is_named(command: str, root: Path):
     (root / "out" / "b.json").unlink()
     done = invoke(COMMANDS[command], root)
     assert done.returncode == 0, done.stderr
-    assert f"1 {LACKING.format(root / 'out')}b: segpipe status shows why" in done.stderr
+    assert f"{LACKING.format(1, root / 'out')}b: segpipe status shows why" in done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -80,7 +80,7 @@ def test_cases_of_an_interrupted_run_are_named(command: str, root: Path):
     rewrite(root, state="interrupted", interrupted=True, done=["a"], missing=["b", "c/d"])
     done = invoke(COMMANDS[command], root)
     assert done.returncode == 0, done.stderr
-    assert f"2 {LACKING.format(root / 'out')}b, c/d: segpipe status shows why" in done.stderr
+    assert f"{LACKING.format(2, root / 'out')}b, c/d: segpipe status shows why" in done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -88,7 +88,7 @@ def test_of_a_run_that_died_the_cases_that_it_has_done_are_taken(command: str, r
     died(root, "b")
     done = invoke(COMMANDS[command], root)
     assert done.returncode == 0, done.stderr
-    assert f"1 {LACKING.format(root / 'out')}b: segpipe status shows why" in done.stderr
+    assert f"{LACKING.format(1, root / 'out')}b: segpipe status shows why" in done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)

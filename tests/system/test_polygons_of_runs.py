@@ -17,7 +17,9 @@ import shapely
 from command import invoke
 from maps import labels_of, make_map
 from networks import pixelwise
+from unreadable import fail_to_open
 
+from segpipe.errors import OutputError
 from segpipe.polygons import file, task
 from segpipe.polygons.case import Unwritten
 from segpipe.storage.stores import store_at
@@ -189,11 +191,23 @@ def test_a_picture_among_scenes_is_named_and_left_out(root: Path) -> None:
     assert {*read(root / "f.gpkg")["case"]} == {"a", "b", "c/d"}
 
 
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
+def test_a_file_that_cannot_be_read_is_not_called_foreign(suffix: str, root: Path, monkeypatch: pytest.MonkeyPatch):
+    path = root / f"f{suffix}"
+    assert polygons(root, "-o", path.name).returncode == 0
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(OutputError, match="was not written by segpipe, or is damaged: name another file"):
+        file.check_path(path)
+    fail_to_open(monkeypatch, path)
+    with pytest.raises(OutputError, match=rf"{path} cannot be read: Input/output error: check the disk, or name another"):
+        file.check_path(path)
+
+
 BAD: dict[str, tuple[list[str], str]] = {
     "suffix": (["-o", "f.shp"], "--output must end with .gpkg, .geojson, .fgb, .parquet, got f.shp: name another file"),
     "folder": (["-o", "no/f.gpkg"], "--output must lie in a folder that exists, got no/f.gpkg: make "),
-    "foreign": (["-o", "foreign.gpkg"], "foreign.gpkg was not written by segpipe polygons: name another file"),
-    "foreign table": (["-o", "foreign.parquet"], "foreign.parquet was not written by segpipe polygons: name another file"),
+    "foreign": (["-o", "foreign.gpkg"], "foreign.gpkg was not written by segpipe, or is damaged: name another"),
+    "foreign table": (["-o", "foreign.parquet"], "foreign.parquet was not written by segpipe, or is damaged: name another"),
     "crs": (["-o", "f.gpkg", "--crs", "EPSG:1"], "--crs must be a code such as EPSG:32633, or WKT, got EPSG:1"),
     "the moon": (["-o", "f.gpkg", "--crs", "IAU_2015:30100"], "--crs must be of the Earth: its CRS"),
     "crs of geojson": (

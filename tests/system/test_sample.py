@@ -235,7 +235,7 @@ def test_points_off_the_map_are_named_and_left_out(segpipe, labelled, tmp_path):
     frame.loc[[0, 5], "geometry"] = geopandas.points_from_xy([0, 1], [0, 1])
     frame.to_file(tmp_path / "own.gpkg", driver="GPKG")
     done = segpipe("estimate", "--samples", "own.gpkg", "--map", "out")
-    assert "2 of 300 points lie off the map, or where it has no data, and are left out: rows 1, 6" in said(done, 0)
+    assert "off the map, or where it has no data, and left out: 2 of 300 points, rows 1, 6" in said(done, 0)
 
 
 def test_points_of_elsewhere_are_an_error(segpipe, labelled, tmp_path):
@@ -277,7 +277,7 @@ def test_ids_in_a_table_may_have_a_point(segpipe, labelled, tmp_path):
 def test_points_without_a_label_are_counted(segpipe, labelled):
     change(labelled, reference=lambda f: f["reference"].where(f.index > 9))
     done = segpipe("estimate", "--samples", labelled)
-    assert "warning: 10 of 300 points have no label and are left out" in said(done, 0)
+    assert "warning: without a label, and left out: 10 of 300 points" in said(done, 0)
     change(labelled, reference=lambda f: None)
     assert "the sample must have labelled points on the map, and has none" in said(
         segpipe("estimate", "--samples", labelled)

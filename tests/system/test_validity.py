@@ -335,7 +335,7 @@ def test_nodata_that_does_not_fit_is_a_problem_of_its_case(raster, tmp_path, seg
     ended = segpipe("run", "-i", tmp_path / "in", "-m", model, "--nodata", "-9999", "--dry-run")
     assert ended.returncode == 1
     assert "problem  n: " in ended.stdout
-    assert "1 cases to do, 0 done before, 1 with problems" in ended.stdout
+    assert "1 case to do, 0 done before, 1 with problems" in ended.stdout
     seen = segpipe("inspect", tmp_path / "in" / "n.tif", "--nodata", "-9999")
     assert seen.returncode == 1
     assert "--nodata must be a value that the pixels can hold, uint8 of 0 to 255, got -9999" in seen.stderr

@@ -352,7 +352,7 @@ def test_only_the_first_cases_are_looked_at(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(stage, "MOST_OPENED", 1)
     done = run(folder, "--zones", "fields.gpkg")
     assert done.returncode == 0
-    assert "no polygon lies on the first 1 cases, of which 1 have a place on the Earth" in done.stderr
+    assert "no polygon lies on the first 1 case, 1 of them with a place on the Earth" in done.stderr
     assert table(folder)[0]["cases"] == "1"
 
 
@@ -490,7 +490,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "no layer": (["--zones-layer", "x"], "fields.gpkg has no layer 'x', it has fields: name one with --zones-layer"),
     "suffix": (["--zones-out", "x.shp"], "--zones-out must end with .gpkg, .geojson, .fgb, .parquet, got x.shp"),
     "folder": (["--zones-out", "no/x.gpkg"], "--zones-out must lie in a folder that exists"),
-    "itself": (["--zones-out", "fields.gpkg"], "fields.gpkg was not written by segpipe"),
+    "itself": (["--zones-out", "fields.gpkg"], "--zones-out must not replace the polygons of --zones, got fields.gpkg"),
     "foreign": (["--zones-out", "foreign.gpkg"], "foreign.gpkg was not written by segpipe"),
     "two geometries": (["--zones", "both.parquet", "--zones-out", "x.gpkg"], "Multiple geometry columns are not supported"),
     "far away": (["--zones", "far.gpkg"], "no polygon of far.gpkg does"),

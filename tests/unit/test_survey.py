@@ -37,7 +37,7 @@ def test_points_that_were_deleted_are_counted():
     assert design_of_survey(survey_of(whole, design, None, simple=False)).warnings == ()
     part = Labelled(tuple("ab" * 4), tuple(range(1, 9)))
     assert design_of_survey(survey_of(part, design, None, simple=False)).warnings == (
-        "2 of 10 points of the design are not in the file: if these are hard ones, estimates are biased",
+        "not in the file: 2 of 10 points of the design: if these are hard ones, estimates are biased",
     )
 
 

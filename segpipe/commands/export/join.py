@@ -7,6 +7,7 @@ import click
 from segpipe.commands.edge import guarded
 from segpipe.commands.options import PATH
 from segpipe.messages.console import echo
+from segpipe.messages.printable import counted
 
 
 @click.command()
@@ -23,5 +24,5 @@ def join(models: tuple[Path, ...], output: Path, overwrite: bool) -> int:
 
     check_list(output, overwrite=overwrite)
     classes = write_list([ListedModel(path.stem, (path,)) for path in models], output)
-    echo(f"{output}: {len(models)} models, {len(classes)} classes besides the background")
+    echo(f"{output}: {counted(len(models), 'model')}, {counted(len(classes), 'class')} besides the background")
     return 0

@@ -15,6 +15,7 @@ from segpipe.export.bundles.described import Architecture, Described, Example, W
 from segpipe.export.bundles.package import Package
 from segpipe.export.bundles.steps import scaled
 from segpipe.geometry.layout import Layout
+from segpipe.messages.printable import counted
 
 NAMES = ("rdf.yaml", "bioimageio.yaml", "model.yaml", "rdf.yml")
 LARGEST = {2: 512, 3: 128}
@@ -89,7 +90,7 @@ def _image(source: Path, inputs: Sequence[Tensor]) -> Tensor:
     needed = [tensor for tensor in inputs if not tensor.optional]
     if len(needed) != 1:
         raise ExportError(
-            f"{source}: the model must take one image, got {len(needed)} inputs "
+            f"{source}: the model must take one image, got {counted(len(needed), 'input')} "
             f"({', '.join(t.id for t in needed)}): give each "
             "but the image its value inside an ONNX file, and attach a contract to it"
         )

@@ -7,6 +7,7 @@ from typing import Any
 from segpipe.errors import ExportError
 from segpipe.export.bundles.bioimageio_axes import Tensor
 from segpipe.export.bundles.steps import Affine, CaseNormalization, Clip, Fixed, Numbers, Pointwise, Step, refused
+from segpipe.messages.printable import counted
 from segpipe.storage.documents import shortened
 
 EPSILON = 1e-6
@@ -66,7 +67,7 @@ class _Given:
         if len(values) > 1 and along not in ("channel", "c"):
             raise self.refused(f"has numbers along the axis {along}, and a contract has one per channel")
         if len(values) not in (1, self.channels):
-            raise self.refused(f"has {len(values)} numbers of {key} for {self.channels} channels")
+            raise self.refused(f"has {counted(len(values), 'number')} of {key} for {counted(self.channels, 'channel')}")
         return values
 
     def together(self) -> bool:

@@ -9,6 +9,7 @@ from segpipe.contract.keys import ORIENTED
 from segpipe.errors import ExportError
 from segpipe.export.bundles.monai_config import Expression
 from segpipe.export.bundles.steps import LARGEST, Affine, CaseNormalization, Clip, Fixed, Numbers, Pointwise, Step, refused
+from segpipe.messages.printable import counted
 from segpipe.storage.documents import shortened
 
 KEPT = {
@@ -159,7 +160,7 @@ class _Given:
         except (TypeError, ValueError):
             raise self.refused(f"needs numbers as {key}, got {shortened(value)}") from None
         if len(found) not in (1, self.channels):
-            raise self.refused(f"has {len(found)} numbers of {key} for {self.channels} channels")
+            raise self.refused(f"has {counted(len(found), 'number')} of {key} for {counted(self.channels, 'channel')}")
         return found
 
     def number(self, key: str) -> float:

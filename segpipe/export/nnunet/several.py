@@ -10,6 +10,7 @@ from segpipe.export.model_list import ListedModel, check_list, write_list
 from segpipe.export.nnunet.folder import TrainedFolder, open_folder
 from segpipe.export.nnunet.make import export_nnunet
 from segpipe.export.nnunet.settings import NnunetSettings
+from segpipe.messages.printable import counted
 from segpipe.network.model_list import is_background
 
 
@@ -31,7 +32,7 @@ def export_list(each: Sequence[NnunetSettings], output: Path, say: Say) -> Itera
             yield one
         entries.append(ListedModel(name, tuple(made)))
     classes = write_list(entries, output)
-    say(f"{output}: {len(entries)} models, {len(classes)} classes")
+    say(f"{output}: {counted(len(entries), 'model')}, {counted(len(classes), 'class')}")
 
 
 def names_of(folders: Sequence[TrainedFolder]) -> list[str]:

@@ -20,7 +20,7 @@ from segpipe.geometry.extents import extent
 from segpipe.geometry.lookup import Lookup, common
 from segpipe.geometry.raster_grid import NoGroundError, RasterGrid, ground_of
 from segpipe.geometry.windows import Window
-from segpipe.messages.printable import printable
+from segpipe.messages.printable import counted, printable
 from segpipe.messages.steps import stepping
 from segpipe.results.overlap.finished import FinishedCase, opened, opened_confidence
 from segpipe.results.overlap.mask_cache import CachedMask, MaskCache
@@ -184,7 +184,7 @@ def _opened(output: Store, plan: MosaicPlan, case: FinishedCase) -> Iterator[Ope
     with opened(output, case) as mask:
         if mask.bands != len(plan.style.bands):
             raise OverlapError(
-                f"a mosaic needs masks of one kind, and {printable(case.case)} has {mask.bands} bands and "
+                f"a mosaic needs masks of one kind, and {printable(case.case)} has {counted(mask.bands, 'band')} and "
                 f"{printable(plan.cases[0].case)} {len(plan.style.bands)}: {_MEND}"
             )
         yield mask

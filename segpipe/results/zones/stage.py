@@ -15,7 +15,7 @@ from segpipe.formats.registry import FORMATS, environment, open_case
 from segpipe.geometry.grid import Float
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.raster_grid import NoGroundError, ground_of
-from segpipe.messages.printable import printable
+from segpipe.messages.printable import counted, printable
 from segpipe.messages.steps import stepping
 from segpipe.overrides import Overrides
 from segpipe.results.overlap.finished import Classes, FinishedCase, extent_of
@@ -79,7 +79,7 @@ def _warn(task: ZonesTask, problems: Iterable[str], count: int) -> None:
     """Log one line for each kind of problem."""
     for kind, number in Counter(problem.partition(":")[0] for problem in problems).items():
         path = printable(str(task.selection.path))
-        LOG.warning('%s: %s of %s polygons: %s: see "problems" in %s', path, number, count, kind, ZONES)
+        LOG.warning('%s: %s of %s: %s: see "problems" in %s', path, number, counted(count, "polygon"), kind, ZONES)
 
 
 def check_place(zones: Zones, cases: Sequence[Case], contract: Contract, overrides: Overrides) -> None:
@@ -126,7 +126,8 @@ def _nowhere(zones: Zones, names: Sequence[str]) -> str:
 
 def _warn_of_place(zones: Zones, opened: int, count: int) -> None:
     path = printable(str(zones.selection.path))
-    LOG.warning("%s: no polygon lies on the first %s cases, of which %s have a place on the Earth", path, count, opened)
+    first = counted(count, "case")
+    LOG.warning("%s: no polygon lies on the first %s, %s of them with a place on the Earth", path, first, opened)
 
 
 Checkpoint = Callable[[], None]

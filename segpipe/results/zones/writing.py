@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 from segpipe.errors import ZonesError
 from segpipe.results.zones.polygons import Zones
 from segpipe.results.zones.table import FIRST, LAST, ZoneTotals
-from segpipe.storage.existence import is_taken
 from segpipe.storage.files import draft_name
-from segpipe.vectors.file import DRIVERS, LON_LAT, PARQUET, Selection, check_target, read_frame, writing_errors
+from segpipe.vectors.file import (
+    DRIVERS,
+    LON_LAT,
+    PARQUET,
+    Selection,
+    check_replaceable,
+    check_target,
+    read_frame,
+    writing_errors,
+)
 from segpipe.vectors.written import check_written, clear
 
 if TYPE_CHECKING:
@@ -30,8 +38,9 @@ def check_zones_out(path: Path, zones: Zones) -> None:
     selection = zones.selection
     check_target(path, "--zones-out", ZonesError)
     with writing_errors(path, "--zones-out", ZonesError):
-        if is_taken(path) and (path.resolve() == selection.path.resolve() or not _is_own(path)):
-            raise ZonesError(f"--zones-out replaces its file, and {path} was not written by segpipe: name another file")
+        if path.resolve() == selection.path.resolve():
+            raise ZonesError(f"--zones-out must not replace the polygons of --zones, got {path}: name another file")
+        check_replaceable(path, "--zones-out", ZonesError, _is_own)
     with _draft(path, selection, ZoneTotals.empty(zones, ())):
         pass
 

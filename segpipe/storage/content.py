@@ -27,6 +27,9 @@ TF2ONNX = "convert it: python -m tf2onnx.convert --{} FILE --output model.onnx, 
 JPEG_XL = "convert it: djxl FILE out.png"
 UNPACK = "unpack it, or name a raster inside as /vsi{}/FILE/name.tif"
 
+PACKED = frozenset({".gz", ".bz2", ".xz", ".zst"})
+"""Suffixes of packed files."""
+
 SUFFIXES = {NAMED: (".nii", ".nii.gz"), NAMED_DICOM: (".dcm", ".dicom", ".ima")}
 """Name endings with which a file of that kind needs no renaming."""
 
@@ -59,9 +62,9 @@ MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"ZISRAWFILE", "a Zeiss microscope image", f"which is not supported yet: {NEITHER}; export it as TIFF"),
     (0, b"\xda\xce\xbe\x0a", "a Nikon microscope image", f"which is not supported yet: {NEITHER}; export it as TIFF"),
     (257, b"ustar", "a tar archive", UNPACK.format("tar")),
-    (0, b"BZh", "packed with bzip2", "unpack it: bunzip2 FILE"),
-    (0, b"\xfd7zXZ\0", "packed with xz", "unpack it: unxz FILE"),
-    (0, b"\x28\xb5\x2f\xfd", "packed with zstd", "unpack it: unzstd FILE"),
+    (0, b"BZh", "packed with bzip2", "unpack it: bunzip2 -c FILE > OUT"),
+    (0, b"\xfd7zXZ\0", "packed with xz", "unpack it: unxz -c FILE > OUT"),
+    (0, b"\x28\xb5\x2f\xfd", "packed with zstd", "unpack it: unzstd -c FILE > OUT"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it: 7z x FILE"),
     (0, b"Rar!\x1a\x07", "a RAR archive", "unpack it: unrar x FILE"),
     (0, b"\xff\x0a", "JPEG XL", JPEG_XL),
@@ -79,7 +82,7 @@ MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"version https://git-lfs", "a pointer of Git LFS, and not the file itself", "fetch it: git lfs pull"),
     (0, b"/annex/objects/", "a pointer of git-annex, and not the file itself", "fetch it: git annex get FILE"),
 )
-"""(offset, bytes, description, mend); FILE in a mend stands for the path."""
+"""(offset, bytes, description, mend); FILE in a mend stands for the path, OUT for a new one without its packing."""
 
 MARKED: tuple[tuple[str, str, str], ...] = (
     (r"<!doctype html|<html", "a web page, as a server sends it for an error or a login", "download it again"),
@@ -125,7 +128,17 @@ def describe(path: str | Path) -> str | None:
     if found is None:
         return None
     mend = TAKEN if path.name.lower().endswith(SUFFIXES.get(found[1], ())) else found[1]
-    return f"{path} is {found[0]}: {mend.replace('FILE', str(path))}"
+    return f"{path} is {found[0]}: {mend.replace('OUT', _unpacked_name(path)).replace('FILE', str(path))}"
+
+
+def _unpacked_name(path: Path) -> str:
+    """Name for a file's content after unpacking, which may lack the suffix that its tool wants.
+
+    >>> _unpacked_name(Path("a.tif.gz")), _unpacked_name(Path("a.tif"))
+    ('out.tif', 'out.tif')
+    """
+    inside = path.with_suffix("") if path.suffix.lower() in PACKED else path
+    return f"out{inside.suffix}"
 
 
 Kind = tuple[str, str]
@@ -173,7 +186,7 @@ def _packed(path: Path, head: bytes) -> Kind | None:
         return kind
     if inside[257:262] == b"ustar":
         return "a packed tar archive", UNPACK.format("tar")
-    return "packed with gzip", "unpack it: gunzip FILE"
+    return "packed with gzip", "unpack it: gunzip -c FILE > OUT"
 
 
 def _zipped(path: Path, head: bytes) -> Kind | None:

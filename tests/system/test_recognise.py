@@ -1,14 +1,18 @@
 """Files that cannot be taken: what they are, by content, and what to do with them."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
 import shutil
 import socket
 import struct
+import subprocess
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,6 +121,21 @@ def test_an_input_is_recognised_by_its_content(kind, suffix, tmp_path):
     (tmp_path / f"bad{suffix}").write_bytes(data)
     with pytest.raises(SourceError, match=words):
         opened(tmp_path / f"bad{suffix}")
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gzip", "bzip2", "xz"])
+@pytest.mark.parametrize("packing", ["", ".gz", ".bz2", ".xz"])
+def test_the_command_that_unpacks_a_file_makes_one_that_opens(pack, packing, raster, tmp_path, monkeypatch):
+    """Whatever the name: gunzip and unxz refuse files without their suffix."""
+    whole = raster("whole.tif", np.ones((3, 8, 8), "u1")).read_bytes()
+    monkeypatch.chdir(tmp_path)
+    path = Path(f"a.tif{packing}")
+    path.write_bytes(pack(whole))
+    with pytest.raises(SourceError) as caught:
+        opened(path)
+    subprocess.run(str(caught.value).partition("unpack it: ")[2], shell=True, check=True)
+    assert Path("out.tif").read_bytes() == whole
+    opened("out.tif")
 
 
 @pytest.mark.parametrize("kind", MODELS)

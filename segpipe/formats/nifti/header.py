@@ -149,7 +149,7 @@ def _parsed(path: str, head: bytes, *, packed: bool) -> Any:
 def _no_nifti(path: str, head: bytes, *, packed: bool) -> str:
     """Describe a file that has the name of a volume but is not one."""
     if packed and head[:2] == GZIP:
-        return f"{path} is packed twice: unpack it once, with gunzip"
+        return f"{path} is packed twice: unpack it once: gunzip -c {path} > out.nii.gz"
     if packed and not head:
         return f"{path} unpacks to 0 bytes: copy it again"
     kind = None if packed or any(head[at : at + 4] == magic for at, magic, _ in MAGIC.values()) else describe(path)

@@ -21,7 +21,7 @@ SCANNERS = ("Aperio", "<scn", "<DataObject", "<EncodeInfo")
 NOT_RECOGNIZED = "not recognized"
 """GDAL's message where no driver accepts a file. A file that a driver accepted is damaged, whatever it looks like."""
 
-CONVERT = "where gdalinfo {0} shows a raster, convert it: gdal_translate {0} out.tif"
+CONVERT = "where gdalinfo {0} shows a raster, convert it: gdal_translate {0} out.tif; save other pictures as PNG"
 NO_CODEC = "missing codec"
 """GDAL's message for a TIFF with a compression of which this build of GDAL knows only the name."""
 
@@ -29,7 +29,7 @@ DECODE = "write it with another compression where GDAL has the codec: gdal_trans
 
 NO_SLIDES = (
     "{0} is a slide, which is not supported yet: take a level out, as with rio convert {0} level0.tif, "
-    "or vips openslideload {0}[level=1] level1.tif, and check --tile and the pixel size of the model"
+    "or vips openslideload {0} level1.tif --level 1, and check --tile and the pixel size of the model"
 )
 
 

@@ -129,7 +129,7 @@ def test_while_modules_are_imported(module, number, expected, root, tmp_path):
 # --- a run --------------------------------------------------------------------------------------------------------------
 
 BEFORE = [
-    "settings:load_settings",
+    "settings.loading:load_settings",
     "network.read:read_spec",
     "pipeline.model_check:try_out",
     "pipeline.infer:raw",
@@ -166,7 +166,7 @@ CONCLUDING = [
 MOMENTS = [
     *((moment, TERM, 75) for moment in (*BEFORE, *WITHIN)),
     *((moment, TERM, 0) for moment in CONCLUDING),
-    *((moment, number, 75) for moment in ("settings:load_settings", "jobs.join:join") for number in (INT, HUP)),
+    *((moment, number, 75) for moment in ("settings.loading:load_settings", "jobs.join:join") for number in (INT, HUP)),
 ]
 
 

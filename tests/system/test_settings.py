@@ -1,4 +1,7 @@
-"""Whatever settings say, a run begins with values that make sense, or ends with one line and exit code 2."""
+"""Whatever settings say, a run begins with values that make sense, or ends with one line and exit code 2.
+
+This covers segpipe.settings.values and segpipe.settings.loading, too.
+"""
 
 import json
 import os

@@ -1,26 +1,13 @@
-"""Settings of a run from flags and the configuration file, validated once."""
+"""The settings of a run: every key with its type, its default and its meaning."""
 
-import difflib
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_serializer,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 
 from segpipe.choices import Blend, Executor, OverlapRule, Precision, executor_of
-from segpipe.contract.keys import MOST_CHANNELS, MOST_PIXELS
-from segpipe.errors import SettingsError
 from segpipe.geometry.quantity import Quantity
 from segpipe.overrides import (
     BandResampling,
@@ -32,104 +19,34 @@ from segpipe.overrides import (
     parse_nodata,
     parse_patterns,
 )
-from segpipe.storage.documents import DocumentError, read_toml, shortened
-from segpipe.storage.invalid import readable
+from segpipe.settings.values import (
+    ALL,
+    LARGEST,
+    LARGEST_WINDOW,
+    LONGEST_WAIT,
+    MOST_AUDITED,
+    MOST_MEMORY,
+    MOST_PARTS,
+    MOST_RETRIES,
+    MOST_THREADS,
+    MOST_TILES,
+    MOST_WORKERS,
+    Band,
+    BlendOn,
+    CaseNames,
+    Device,
+    File,
+    Like,
+    Overlap,
+    Seg,
+    Text,
+    Tile,
+    Tta,
+    UnusualValues,
+    check_path,
+    on_this_machine,
+)
 from segpipe.validity import parse_validity
-
-DEVICES = ("auto", "cpu", "openvino", "cuda", "tensorrt", "cpu-tensors")
-PLACE = re.compile(r"openvino:[A-Z]+(\.\d+)?")
-"""One of OpenVINO's devices, such as ``openvino:GPU.1``."""
-
-
-def _check_device(value: str) -> str:
-    if value not in DEVICES and not PLACE.fullmatch(value):
-        raise ValueError(f"must be {', '.join(DEVICES[:-2])} or {DEVICES[-2]}; openvino:GPU names one of OpenVINO's devices")
-    return value
-
-
-Device = Annotated[str, AfterValidator(_check_device)]
-ALL = "*"
-"""Value of ``--lesions`` given without classes."""
-
-LARGEST = 1e18
-"""Maximum ``min_size``: still finite in voxels of any size."""
-
-CaseNames = Literal["path", "uid", "number"]
-UnusualValues = Literal["fail", "allow"]
-Seg = Literal["binary", "labelmap", "none"]
-BlendOn = Literal["logits", "probabilities"]
-Tta = Literal["none", "flips"]
-Like = Literal["nnunet"]
-
-LONGEST_WAIT = 30 * 86_400
-"""Seconds, a month: timers of Python and of the kernel overflow far above it."""
-
-MOST_MEMORY = 1_000_000
-"""GB, a petabyte; no machine has more."""
-
-MOST_WORKERS = 65_535
-"""Each worker takes one of the scheduler's ports, and there are no more ports."""
-
-MOST_TILES = 65_535
-"""Maximum batch, which is held in memory at once."""
-
-MOST_THREADS = 1_024
-"""Maximum per call; ONNX Runtime starts them all at once."""
-
-MOST_PARTS = 999_999
-"""Part files are numbered with six digits."""
-
-MOST_AUDITED = 1000
-"""Most windows that ``--audit`` can list."""
-
-LARGEST_WINDOW = 101
-"""Largest window of the majority filter."""
-
-MOST_RETRIES = 16
-"""Each wait is twice the previous one: the 16th takes nine hours."""
-
-LONGEST_PATH, LONGEST_FILE_NAME = 4_095, 255
-"""Maximum lengths in bytes on Linux."""
-
-
-def check_text(value: Any) -> Any:
-    """Check that text from the user, such as a path, is not empty and has no NUL, which would end it for the system."""
-    text = str(value) if isinstance(value, str | Path) else None
-    if text is not None and (not text.strip() or "\0" in text):
-        raise ValueError("must not hold a NUL character" if text.strip() else "must not be empty")
-    return value
-
-
-def check_path(value: Any) -> Any:
-    """Check that a local path is not too long for Linux."""
-    text = os.fsencode(check_text(value)) if isinstance(value, str | Path) else b""
-    if b"://" not in text and (len(text) > LONGEST_PATH or max(map(len, text.split(b"/"))) > LONGEST_FILE_NAME):
-        raise ValueError(f"must be a path of at most {LONGEST_PATH} bytes, and {LONGEST_FILE_NAME} in each part")
-    return value
-
-
-Text = Annotated[str, BeforeValidator(check_text)]
-File = Annotated[Path, BeforeValidator(check_path)]
-Band = Annotated[int, Field(le=MOST_CHANNELS)]
-Tile = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
-Overlap = Annotated[int, Field(ge=0, le=MOST_PIXELS)]
-
-FORMS = {
-    "lesions": "true, false, or a list of names or ids of classes",
-    "profile": "true, false or a path",
-}
-"""Keys whose value may have several forms, and which these are."""
-
-
-NEEDS = {
-    "min_size": "lesions",
-    "instances": "lesions",
-    "aoi_layer": "aoi",
-    "zone_id": "zones",
-    "zones_layer": "zones",
-    "zones_out": "zones",
-}
-"""Keys that mean nothing without another one, and which that is."""
 
 
 class Settings(BaseModel):
@@ -375,12 +292,12 @@ class Settings(BaseModel):
         files = [Path(os.path.realpath(path)) for path in value]
         if len(set(files)) < len(files):
             raise ValueError("must name each model once, and one of them is there twice")
-        return tuple(_of_this_machine(path) for path in value)
+        return tuple(on_this_machine(path) for path in value)
 
     @field_validator("log_file", "zones", "zones_out", "aoi")
     @classmethod
     def _on_this_machine(cls, value: Path | None) -> Path | None:
-        return None if value is None else _of_this_machine(value)
+        return None if value is None else on_this_machine(value)
 
     @field_validator("bands", "tile", "overlap", mode="before")
     @classmethod
@@ -406,89 +323,3 @@ class Settings(BaseModel):
         if value is not None and min(value, default=0) < 1:
             raise ValueError("bands are counted from 1")
         return value
-
-
-def _of_this_machine(path: Path) -> Path:
-    if re.match(r"\w+:/", str(path)):  # Path has made s3:/ of s3://
-        raise ValueError("must be a file of this machine")
-    return path
-
-
-def _check_places(settings: Settings) -> None:
-    places = {"scheduler": settings.scheduler, "cluster": settings.cluster, "workers": settings.workers}
-    named = [key for key, value in places.items() if value is not None]
-    if len(named) > 1:
-        raise SettingsError(f"one of scheduler, cluster and workers says where to run, got {' and '.join(named)}")
-    if settings.executor == "serial" and (settings.scheduler or settings.cluster):
-        raise SettingsError(f"{named[0]} needs the executor dask, got serial: leave --executor out")
-
-
-def _check_needed(settings: Settings) -> None:
-    for key, needed in NEEDS.items():
-        if _is_given(settings, key) and not _is_given(settings, needed):
-            flag = key.replace("_", "-")
-            raise SettingsError(f"{key} needs {needed}: give --{needed}, too, or leave --{flag} out")
-
-
-def _is_given(settings: Settings, key: str) -> bool:
-    return bool(getattr(settings, key) != Settings.model_fields[key].default)
-
-
-def _check_bands(settings: Settings) -> None:
-    if settings.bands is not None and settings.bands_from is not None and "{band}" in settings.bands_from:
-        raise SettingsError("bands_from finds bands by their names, and bands by their numbers, got both: leave --bands out")
-
-
-def _check_report(settings: Settings) -> None:
-    if settings.report is not None and settings.seg == "none":
-        raise SettingsError("a report refers to the segments of a SEG, got report dicom and seg none: leave --seg none out")
-
-
-def _check_rule(settings: Settings) -> None:
-    if settings.overlap_rule == "confidence" and not settings.confidence:
-        raise SettingsError(
-            "overlap_rule confidence needs confidence: give --confidence, too, or leave --overlap-rule confidence out"
-        )
-
-
-def load_settings(config: Path | None, flags: Mapping[str, Any], caller: str = "the command line") -> Settings:
-    """Settings from a TOML file and flags; flags override the file.
-
-    Raises:
-        SettingsError: ``config`` or ``caller`` gave an unknown key, or a value does not fit.
-    """
-    values = {**(_read(config) if config else {}), **{k: v for k, v in flags.items() if not _is_absent(v)}}
-    _check_keys(values, str(config or caller))
-    for key, flag in (("input", "--input"), ("model", "--model")):
-        if key not in values:
-            raise SettingsError(f"{key} is needed: give {flag}, or {key} in the file of --config")
-    try:
-        settings = Settings.model_validate(values)
-    except ValidationError as error:
-        raise SettingsError(readable(error, FORMS)) from None
-    _check_places(settings)
-    _check_needed(settings)
-    _check_report(settings)
-    _check_bands(settings)
-    _check_rule(settings)
-    return settings
-
-
-def _is_absent(value: Any) -> bool:
-    return value is None or (isinstance(value, tuple) and not value)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return read_toml(path)
-    except DocumentError as error:
-        raise SettingsError(f"the configuration {shortened(path)} {error}") from None
-
-
-def _check_keys(values: Mapping[str, Any], origin: str) -> None:
-    known = list(Settings.model_fields)
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            mend = f"did you mean {near[0]}?" if near else "known keys are " + ", ".join(known)
-            raise SettingsError(f"{origin}: unknown key {shortened(key)}: {mend}")

@@ -20,7 +20,7 @@ from segpipe.results.overlap.mosaic_grid import GridRequest
 from segpipe.results.records import records
 from segpipe.storage import Store
 from segpipe.storage.existence import is_folder
-from segpipe.storage.folder import Folder
+from segpipe.storage.folder import UNLOCKED, Folder
 from segpipe.storage.lock import locked
 from segpipe.storage.paths import in_bucket
 from segpipe.storage.stores import store_at
@@ -56,7 +56,7 @@ def make_mosaic(output: str | os.PathLike[str], task: MosaicTask, planned: Plann
     """
     clean_environment()
     store = store_at(os.fspath(output)).settled()
-    target, name = _target(task.target)
+    target, name = _target(task.target, store)
     _finished(store)  # refuse what is no run before a lock is written
     with environment(), locked(store) as killed:
         if killed:
@@ -93,8 +93,8 @@ def _warning(planned: Planned, target: Store, format_name: str) -> Planned:
     return warn
 
 
-def _target(text: str) -> tuple[Store, str]:
-    """Store and name of the map."""
+def _target(text: str, locked_store: Store) -> tuple[Store, str]:
+    """Store and name of the map; the store of the run itself is locked, and another may be that of a run in progress."""
     if not text.lower().endswith(ENDINGS):
         raise SettingsError(f"the mosaic must be a .tif, got {text}: name it such as mosaic.tif")
     if in_bucket(text):
@@ -103,7 +103,8 @@ def _target(text: str) -> tuple[Store, str]:
     path = Path(text).absolute()
     if not is_folder(path.parent):
         raise SettingsError(f"the mosaic must lie in a folder that exists, got {text}: make {path.parent} first")
-    return Folder(path.parent).settled(), path.name
+    is_locked = isinstance(locked_store, Folder) and path.parent.resolve() == locked_store.root.resolve()
+    return (locked_store if is_locked else Folder(path.parent, UNLOCKED)), path.name
 
 
 def _finished(store: Store) -> list[FinishedCase]:

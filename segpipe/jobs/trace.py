@@ -12,7 +12,7 @@ from segpipe.results.run import Run
 from segpipe.results.targets import record_name
 from segpipe.storage import Store
 from segpipe.storage.existence import exists, is_file
-from segpipe.storage.folder import Folder
+from segpipe.storage.folder import UNLOCKED, Folder
 from segpipe.storage.ownership import TRACE_NAME, refuse_foreign_trace
 from segpipe.timing.report import account, write_trace
 from segpipe.timing.spans import end
@@ -53,7 +53,7 @@ def write_profile(run: Run, plan: Plan, summary: Summary) -> None:
             write_trace(stream, summary.profile.processes)
         summary.trace = store.path(name)
     if isinstance(run.settings.profile, Path):
-        Folder(run.settings.profile.parent).tidy()
+        Folder(run.settings.profile.parent, UNLOCKED).tidy()
 
 
 def _calls_at_once(run: Run, plan: Plan) -> int:
@@ -66,5 +66,5 @@ def _trace(run: Run) -> tuple[Store, str] | None:
     """Store and name of the profile's trace, if there is to be one."""
     place = run.settings.profile
     if isinstance(place, Path):
-        return Folder(place.parent), place.name
+        return Folder(place.parent, UNLOCKED), place.name
     return (run.output, TRACE_NAME) if place else None

@@ -31,12 +31,17 @@ SIGNATURE = 132
 DRAFTS = ".drafts"
 """Hidden folder of the output, accessible to its owner alone: nobody else can plant a link where a draft is written."""
 
+UNLOCKED = ".drafts-unlocked"
+"""In place of ``DRAFTS`` in a folder that its writer has not locked: a run there removes ``DRAFTS`` at its end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Folder(Store):
     """Store in a folder: a file is written under a hidden name, flushed if it must survive a power cut, and renamed."""
 
     root: Path
+    drafts: str = DRAFTS
+    """Name of the hidden folder of its drafts."""
 
     def __str__(self) -> str:
         return str(self.root)
@@ -52,7 +57,7 @@ class Folder(Store):
         return {str(path.absolute()), str(path.resolve())}
 
     def settled(self) -> "Folder":
-        return Folder(self.root.absolute())
+        return Folder(self.root.absolute(), self.drafts)
 
     def is_inside(self, root: str) -> bool:
         return not is_remote(root) and self.root.resolve().is_relative_to(Path(root).resolve())
@@ -122,7 +127,7 @@ class Folder(Store):
 
     def draft(self, name: str) -> Path:
         self._make_folder(self._at(name).parent)
-        drafts = self.root / DRAFTS
+        drafts = self.root / self.drafts
         drafts.mkdir(mode=0o700, exist_ok=True)
         _check_own(drafts)
         path = drafts / draft_name(name)
@@ -154,7 +159,7 @@ class Folder(Store):
     def sweep(self, some: re.Pattern[str] | None = None) -> None:
         """Remove the drafts left by processes that were stopped; with ``some``, only those of such a name."""
         with suppress(OSError, OutputError):
-            drafts = self.root / DRAFTS
+            drafts = self.root / self.drafts
             _check_own(drafts)
             if some is None:
                 shutil.rmtree(drafts, ignore_errors=True)
@@ -165,7 +170,7 @@ class Folder(Store):
 
     def tidy(self) -> None:
         """Remove the folder of drafts if it has no file: another process may write there."""
-        for folder, _, _ in os.walk(self.root / DRAFTS, topdown=False):
+        for folder, _, _ in os.walk(self.root / self.drafts, topdown=False):
             with suppress(OSError):
                 Path(folder).rmdir()
 

@@ -93,7 +93,7 @@ def labels() -> dict[str, Row]:
 
 def bare(models: list[Path], tiles: Tiles, rounds: int) -> list[list[float]]:
     """Seconds per tile of each model, in alternation on the same tile; of the processor, which others use too."""
-    sessions = [open_session(str(model), "cpu", arena=True) for model in models]
+    sessions = [open_session(str(model), arena="own") for model in models]
     tries = [[processor_time(session, tile) for session in sessions] for tile in islice(cycle(tiles), rounds + 1)]
     return tries[1:]
 

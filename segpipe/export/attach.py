@@ -96,7 +96,7 @@ def put(proto: onnx.ModelProto, terms: Contract, model: str, output: Path, head:
             terms = _combined(proto, terms, head, path)
         save(proto, _aligned(terms), path)
         spec = try_out(spec_of(path))
-        score = HostNetwork(spec, arena=False)
+        score = HostNetwork(spec, arena="none")
         alone = _why_alone(proto, score, spec) if _is_free(proto, spec) else None
         if alone:
             _fix_batch(proto, spec)
@@ -147,7 +147,7 @@ def _with_margin(terms: Contract, proto: onnx.ModelProto, path: Path) -> tuple[C
     sizes = output_sizes(light_copy(proto), _shapes(spec), spec.output, terms.scores_layout)
     if sizes is None or not any(a < b for a, b in zip(sizes, spec.tiling.input, strict=True)):
         return terms, None
-    raw = partial(raw_scores, open_on_host(spec, arena=False), spec)
+    raw = partial(raw_scores, open_on_host(spec, arena="none"), spec)
     margin = measured_margin(probe_of(spec, raw), str(path))
     return (terms, None) if margin is None else (terms.model_copy(update={"margin": list(margin)}), list(margin))
 

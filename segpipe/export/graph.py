@@ -161,7 +161,7 @@ def _scripted(network: Network, example: Tensor) -> onnx.ModelProto:
     try:
         proto = _traced(network, example)
         with loadable(proto) as graph:
-            open_session(graph, "cpu", False)
+            open_session(graph, arena="none")
     except Exception:  # noqa: BLE001 - any error of the exporter, or of ONNX Runtime for its result
         recorded = make_fx(Scorer(network.module, network.scores, network.margin).eval())(example)
         return _exported(replace(network, module=recorded, scores=""), example, False)

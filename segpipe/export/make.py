@@ -228,7 +228,7 @@ def _right_at(proto: onnx.ModelProto, scorer: Scorer, shape: tuple[int, ...]) ->
     try:
         wanted = score(scorer, image)
         with loadable(proto) as graph:
-            (found,) = open_session(graph, "cpu", False).run(None, {"image": image}, silent)
+            (found,) = open_session(graph, arena="none").run(None, {"image": image}, silent)
     except Exception:  # noqa: BLE001 - any error of torch or ONNX Runtime means that this size does not work
         return False
     return bool(wanted.shape == found.shape and np.abs(wanted - found).max() <= SAME_SIZE * np.abs(wanted).max())
@@ -270,7 +270,7 @@ def _compare(scorer: Scorer, path: Path, samples: Samples, settings: ExportSetti
         taken = raw_tiles(tiles, contract, settings.raw)
         scaling = of_input(fixed_scaling(contract, None), contract)
         tiles = [scaling(raw, None) for raw in taken]
-    model = HostNetwork(spec, arena=False)
+    model = HostNetwork(spec, arena="none")
     pairs = list(zip(tiles, taken, strict=True))
     return compare(partial(score, scorer), model, pairs, contract, source, invalid=invalid)
 

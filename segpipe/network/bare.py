@@ -85,7 +85,7 @@ def _measured(bare: BareModel, tile: tuple[int, ...], margin: tuple[int, ...]) -
 
 
 def _probe(bare: BareModel, tile: tuple[int, ...]) -> Probe:
-    session = open_session(str(bare.path), "cpu", False)
+    session = open_session(str(bare.path), arena="none")
     layout, dtype = bare.layout, bare.image.dtype or np.dtype(np.float32)
 
     def score(pixels: Tiles) -> Scores:

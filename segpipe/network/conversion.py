@@ -86,7 +86,7 @@ def takes(ir: int, opset: int) -> bool:
     graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "probe", ends[:1], ends[1:])
     model = helper.make_model(graph, ir_version=ir, opset_imports=[helper.make_opsetid("", opset)])
     try:
-        open_session(model.SerializeToString(), "cpu", False)
+        open_session(model.SerializeToString(), arena="none")
     except ModelError:
         return False
     return True
@@ -163,7 +163,7 @@ def check_converted(spec: "ModelSpec", tiles_of: Callable[["ModelSpec"], NDArray
     why = "its conversion gives other scores"
     try:
         (there,) = ReferenceEvaluator(proto).run([spec.output], given)
-        (here,) = open_session(model_for(spec), "cpu", False, folder=spec.path.parent).run([spec.output], given)
+        (here,) = open_session(model_for(spec), arena="none", folder=spec.path.parent).run([spec.output], given)
     except Exception as error:  # noqa: BLE001 - the reference raises what its operators raise
         why, there, here = f"its conversion cannot be checked ({one_line(error)})", np.zeros(1), np.ones(1)
     there, here = np.asarray(there, np.float64), np.asarray(here, np.float64)

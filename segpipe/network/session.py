@@ -11,7 +11,7 @@ from onnxruntime import RunOptions
 
 from segpipe.errors import ModelError
 from segpipe.network.conversion import model_for
-from segpipe.network.device import engine_errors, failed_batch, open_session
+from segpipe.network.device import Arena, engine_errors, failed_batch, open_session
 from segpipe.network.openvino_session import OpenVinoSession
 
 if TYPE_CHECKING:
@@ -77,32 +77,33 @@ class RuntimeSession:
         self._options.terminate = True
 
 
-def open_on_host(spec: "ModelSpec", *, arena: bool = True, shared: bool = False) -> Session:
-    """Open a network with its engine. ``arena`` and ``shared`` are ONNX Runtime's, as in ``open_session``.
+def open_on_host(spec: "ModelSpec", arena: Arena = "own") -> Session:
+    """Open a network with its engine; the arena is ONNX Runtime's.
 
     Raises:
         ModelError, DeviceError: the engine cannot load the network, or is not there.
     """
-    if (session := _OPENED.get(_key(spec, arena, shared))) is not None:
+    if (session := _OPENED.get(_key(spec, arena))) is not None:
         return session
     if spec.engine is not None:
         return OpenVinoSession(spec.path, spec.engine, spec.threads, spec.output)
-    more: dict[str, Any] = {"shared": shared, "folder": spec.folder, "patterns": not has_large_scores(spec)}
-    return RuntimeSession(open_session(model_for(spec), "cpu", arena, spec.threads, **more), spec.output)
+    patterns = not has_large_scores(spec)
+    session = open_session(model_for(spec), arena=arena, threads=spec.threads, folder=spec.folder, patterns=patterns)
+    return RuntimeSession(session, spec.output)
 
 
 _OPENED: dict[tuple[object, ...], Session] = {}
 """Sessions that were opened ahead, by all that their scores and their memory depend on."""
 
 
-def _key(spec: "ModelSpec", arena: bool, shared: bool) -> tuple[object, ...]:
-    memory = (arena, shared, has_large_scores(spec)) if spec.engine is None else None
+def _key(spec: "ModelSpec", arena: Arena) -> tuple[object, ...]:
+    memory = (arena, has_large_scores(spec)) if spec.engine is None else None
     return spec.path, spec.sha256, spec.engine, spec.threads, spec.output, memory
 
 
-def keep_open(spec: "ModelSpec", session: Session, *, shared: bool = False) -> None:
+def keep_open(spec: "ModelSpec", session: Session, arena: Arena = "own") -> None:
     """Let the next calls of ``open_on_host`` for this network return a session that is open already."""
-    _OPENED[_key(spec, True, shared)] = session
+    _OPENED[_key(spec, arena)] = session
 
 
 def close_kept() -> None:

@@ -43,7 +43,7 @@ class CpuReference:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = replace(spec, device="cpu", engine=None, batch=spec.batch if spec.batch_is_fixed else 1)
         # threads do not change labels
-        self._session = open_session(model_for(spec), "cpu", False, processors(), folder=spec.folder)
+        self._session = open_session(model_for(spec), arena="none", threads=processors(), folder=spec.folder)
 
     def raw(self, batch: NDArray[Any]) -> NDArray[Any]:
         """The network's raw output for some tiles; the batch is filled up if its size is fixed."""
@@ -59,7 +59,7 @@ class CpuReference:
             raw = self.raw(tile[None])
             graph = output_graph_for(self.spec, raw.shape)
             if graph is not None:
-                (raw,) = open_session(graph, "cpu", True).run(None, {"scores": raw.astype(np.float32)})
+                (raw,) = open_session(graph, arena="own").run(None, {"scores": raw.astype(np.float32)})
             found.append(np.asarray(raw[:1], np.float32))
         return np.concatenate(found)
 

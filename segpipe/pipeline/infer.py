@@ -14,7 +14,7 @@ from segpipe.formats.source import Invalid
 from segpipe.geometry.windows import Tiling
 from segpipe.network.arrays import HOST, Array, Arrays
 from segpipe.network.averaging import mean_scores
-from segpipe.network.device import open_session
+from segpipe.network.device import Arena, open_session
 from segpipe.network.openvino_session import OpenVinoSession
 from segpipe.network.output_graph import output_graph_for
 from segpipe.network.read import check_unchanged
@@ -174,13 +174,18 @@ def load_ahead(spec: ModelSpec) -> None:
     files = {file for member in spec.members for file in member.files}
     if not spec.on_host or has_large_scores(spec) or sum(file.stat().st_size for file in files) > SMALL:
         return
-    shared = bool(spec.folds)
-    sessions = [open_on_host(member, shared=shared) for member in spec.members]
+    arena = _arena(spec)
+    sessions = [open_on_host(member, arena) for member in spec.members]
     check_unchanged(spec)
     for member, session in zip(spec.members, sessions, strict=True):
-        keep_open(member, session, shared=shared)
+        keep_open(member, session, arena)
     if spec.engine is not None:
         HostModel(spec)  # without a trial, it scores an empty batch
+
+
+def _arena(spec: ModelSpec) -> Arena:
+    """Networks that run one after the other share an arena."""
+    return "shared" if spec.folds else "own"
 
 
 @dataclass(frozen=True)
@@ -204,7 +209,7 @@ class HostModel:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
-        self._networks = [HostNetwork(member, shared=bool(spec.folds)) for member in spec.members]
+        self._networks = [HostNetwork(member, arena=_arena(spec)) for member in spec.members]
 
     def score(self, patches: Sequence[Patch]) -> tuple[NDArray[np.float32], list[Invalid | None]]:
         """Score patches; a short batch is filled up, so that the network sees one shape."""
@@ -257,20 +262,19 @@ class HostNetwork:
         self,
         spec: ModelSpec,
         *,
-        arena: bool = True,
-        shared: bool = False,
+        arena: Arena = "own",
         trial: NDArray[Any] | None = None,
         on_open: Callable[[Session], None] = lambda _: None,
     ) -> None:
         self.spec = spec
-        self._session = open_on_host(spec, arena=arena, shared=shared)
+        self._session = open_on_host(spec, arena)
         on_open(self._session)
         if trial is not None:
             self.opened = resident()
             forget_most_resident()
             self.trial = self.raw(trial)
         graph = output_graph_for(spec, self._output_shape())
-        self._output_graph = None if graph is None else open_session(graph, "cpu", True, shared=shared)
+        self._output_graph = None if graph is None else open_session(graph, arena="shared" if arena == "shared" else "own")
 
     def _output_shape(self) -> tuple[int, ...]:
         """Shape of the raw output, which determines the output graph: of the trial, or else of an empty batch."""

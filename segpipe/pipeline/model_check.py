@@ -91,7 +91,7 @@ def _in_time(trial: Callable[[ModelSpec, OnOpen], ModelSpec], spec: ModelSpec) -
 def _try_host(spec: ModelSpec, on_open: OnOpen) -> ModelSpec:
     tiles = batch_tiles(spec)
     before = resident()
-    model = HostNetwork(_hurried(spec), arena=False, trial=tiles, on_open=on_open)
+    model = HostNetwork(_hurried(spec), arena="none", trial=tiles, on_open=on_open)
     assert model.trial is not None
     if spec.may_drop and model.raw(tiles).tobytes() != model.trial.tobytes():
         raise unsteady(spec.path, "dropout in training mode")

@@ -170,7 +170,7 @@ def test_memory_decides_on_calls_workers_and_parts_where_scores_are_large(
 
 def test_large_scores_are_written_into_an_array_of_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     networks.volumetric(tmp_path / "m.onnx", TILE, CLASSES)
-    opened = open_session(str(tmp_path / "m.onnx"), "cpu", True)
+    opened = open_session(str(tmp_path / "m.onnx"), arena="own")
     network, name = RuntimeSession(opened, opened.get_outputs()[0].name), opened.get_inputs()[0].name
     tile = np.random.default_rng(0).normal(size=(2, 1, *TILE)).astype(np.float32)
     for given in (tile, tile[:, :, ::-1]):  # a flip is a view

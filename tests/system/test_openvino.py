@@ -245,7 +245,7 @@ def test_onnx_runtime_opens_a_network_ahead_and_scores_nothing(tmp_path, monkeyp
     assert load_model(tried)(tiles).tobytes() == expected.tobytes()
     assert openings == []
     for other in (replace(spec.members[0], threads=2), spec.members[0]):  # another session, and one without an arena
-        open_on_host(other, arena=False)
+        open_on_host(other, arena="none")
     assert len(openings) == 2
     close_kept()
 

@@ -13,7 +13,7 @@ from segpipe.network.device import engine_errors, failed_batch, open_session
 
 def test_an_error_of_the_engine_names_the_model_and_the_batch_and_keeps_its_cause(tmp_path: Path) -> None:
     model = pixelwise(tmp_path / "m.onnx", tile=[16, 16])
-    session, batch = open_session(str(model), "cpu", True), np.zeros((1, 7, 16, 16), np.float32)
+    session, batch = open_session(str(model), arena="own"), np.zeros((1, 7, 16, 16), np.float32)
     name = session.get_inputs()[0].name
     said = pytest.raises(ModelError, match=r"m\.onnx failed on a batch of shape \(1, 7, 16, 16\): ")
     with said as raised, engine_errors(ModelError, lambda: failed_batch(model, [batch])):
@@ -24,7 +24,7 @@ def test_an_error_of_the_engine_names_the_model_and_the_batch_and_keeps_its_caus
 def test_a_file_that_the_engine_cannot_load_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"no model")
     with pytest.raises(ModelError, match="ONNX Runtime cannot load the model on cpu: "):
-        open_session(str(tmp_path / "m.onnx"), "cpu", True)
+        open_session(str(tmp_path / "m.onnx"), arena="own")
 
 
 def test_an_error_of_segpipe_passes() -> None:

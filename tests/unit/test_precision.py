@@ -51,7 +51,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
 
 
 def scores_of(model: Path | bytes, images: np.ndarray) -> np.ndarray:
-    session = open_session(model if isinstance(model, bytes) else str(model), "cpu", arena=False)
+    session = open_session(model if isinstance(model, bytes) else str(model), arena="none")
     return session.run(None, {"image": images})[0]
 
 
@@ -159,5 +159,5 @@ def test_a_map_that_two_nodes_in_float_share_is_cast_once():
 
     network, image = Pyramid().eval(), np.random.default_rng(0).normal(size=(2, 4, 64, 64)).astype(np.float32)
     half = converted(to_onnx(Network(network, "pyramid"), (4, 64, 64), free_size=False), "fp16", [])
-    (found,) = open_session(half.SerializeToString(), "cpu", False).run(None, {"image": image})
+    (found,) = open_session(half.SerializeToString(), arena="none").run(None, {"image": image})
     np.testing.assert_allclose(found, network(torch.from_numpy(image)).detach().numpy(), atol=0.02)

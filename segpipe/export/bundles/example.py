@@ -37,7 +37,7 @@ def reproduce(source: Path, example: Example, proto: onnx.ModelProto, contract: 
     if given.nbytes > MOST_BYTES or any(f is not None and f != n for f, n in zip(fixed, given.shape[2:], strict=True)):
         return "the example of the package has another size than the graph takes, and was not run"
     with loadable(proto) as graph:
-        session = open_session(graph, "cpu", False)
+        session = open_session(graph, arena="none")
     found = np.concatenate([_output(session, contract, sample) for sample in given])
     if masks:
         found = np.asarray(found > contract.threshold, np.float64)

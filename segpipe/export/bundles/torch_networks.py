@@ -145,7 +145,7 @@ def _compare(network: Network, proto: onnx.ModelProto, shape: tuple[int, ...]) -
     scorer = Scorer(network.module, network.scores).eval()
     wanted = np.concatenate([score(scorer, tile[None]) for tile in tiles])
     with loadable(proto) as graph:
-        (found,) = open_session(graph, "cpu", False).run(None, {"image": tiles})
+        (found,) = open_session(graph, arena="none").run(None, {"image": tiles})
     largest = float(np.abs(wanted).max()) or 1.0
     if found.shape != wanted.shape or not np.abs(found - wanted).max() <= CLOSE * largest:
         raise DisagreementError(

@@ -30,7 +30,7 @@ def cases(codes: tuple[str, ...], config: Path | None, **flags: Any) -> int:
     """
     from segpipe.jobs.lookup import named_cases, paths_of
 
-    lines, missing = (paths_of if codes else named_cases)(config, flags, codes)
+    lines, missing = paths_of(config, flags, codes) if codes else named_cases(config, flags)
     for line in lines:
         echo(line)
     for text in missing:

@@ -58,7 +58,7 @@ def unchanged_dask() -> Iterator[None]:
     """Restore what runs change for Dask at the end: variables of its workers, levels of loggers, and its configuration, or
     its defaults if it was imported meanwhile. Runs in several threads restore none by themselves, as one may begin before
     another ends."""
-    before = _kept() if "dask.config" in sys.modules else {}
+    before = _current() if "dask.config" in sys.modules else {}
     levels = {name: logging.getLogger(name).level for name in LEVELS}
     try:
         with unchanged_environment(OWN):
@@ -70,7 +70,7 @@ def unchanged_dask() -> Iterator[None]:
             _restore(before)
 
 
-def _kept() -> dict[str, Any]:
+def _current() -> dict[str, Any]:
     import dask.config
 
     return {key: dask.config.get(key, None) for key in _changed()}

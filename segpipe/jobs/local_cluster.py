@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 from segpipe.errors import WorkerError
 from segpipe.jobs.dask_options import OWN, local_options
+from segpipe.jobs.lost_workers import cannot_start
 from segpipe.jobs.tls import own_keys
 from segpipe.process.spawning import unchanged_environment, without_signals
 
@@ -45,8 +46,7 @@ def _started_once(workers: int, dashboard: str, devices: list[str]) -> "LocalClu
     try:
         return without_signals(lambda: _local_cluster(workers, dashboard, devices), _leave_partial)
     except (OSError, RuntimeError, TimeoutError) as error:
-        why = str(error).rstrip(".")
-        raise WorkerError(f"worker processes cannot be started: {why}: try --executor serial") from error
+        raise cannot_start(str(error)) from error
 
 
 def _leave_partial() -> None:

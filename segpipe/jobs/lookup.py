@@ -23,13 +23,12 @@ CODE = re.compile(rf"\[?(?:path |name |sha256:)?([0-9a-f]{{{DIGITS}}})[0-9a-f]*\
 NO_MODEL = Path("no-model")
 
 
-def named_cases(config: Path | None, flags: Mapping[str, Any], codes: Sequence[str]) -> tuple[list[str], list[str]]:
+def named_cases(config: Path | None, flags: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """A line with name and path of each case, and the errors of inputs.
 
     Raises:
         SegpipeError: the inputs, or the model, cannot be read.
     """
-    del codes
     found = _found(_settings(config, flags))
     cases = [*found.cases, *(failure.case for failure in found.refused)]
     return [f"{case.name}  {case.path}" for case in sorted(cases, key=lambda case: case.name)], found.problems

@@ -48,3 +48,8 @@ def lost_reason(error: BaseException) -> str:
 def hung_reason(limit: float, attempts: int) -> str:
     """The reason why a task that exceeds its time limit is not tried again."""
     return f"the job took longer than {limit:g} s{'' if attempts == 1 else f' {attempts} times'}: see --job-timeout"
+
+
+def cannot_start(why: str) -> WorkerError:
+    """The error of a machine on which no worker process starts."""
+    return WorkerError(f"worker processes cannot be started: {why.rstrip('.')}: try --executor serial")

@@ -14,6 +14,7 @@ from segpipe.jobs.lost_workers import (
     RETRIES,
     TICK,
     HungError,
+    cannot_start,
     failures,
     hung_reason,
     lost_reason,
@@ -52,8 +53,8 @@ class _Worker:
     """A worker process and its current task."""
 
     process: WorkerProcess
-    place: int
-    """Its number among the workers, which a worker in its place takes over with the GPU."""
+    slot: int
+    """Its number among the workers, which a worker that replaces it takes over with the GPU."""
     is_ready: bool = False
     attempt: _Attempt | None = None
     silence: float = 0.0
@@ -91,12 +92,8 @@ class _Losses:
         """
         self.count += 1
         if self.count >= self.most:
-            raise _unstartable(why)
+            raise cannot_start(why)
         LOG.warning("warning: a worker process was lost while it started: %s; starting again", why)
-
-
-def _unstartable(why: str) -> WorkerError:
-    return WorkerError(f"worker processes cannot be started: {why.rstrip('.')}: try --executor serial")
 
 
 class _Dispatcher:
@@ -153,15 +150,15 @@ class _Dispatcher:
 
     def _fill(self) -> None:
         """Start workers in place of those that are missing; one may have been started ahead."""
-        taken = {worker.place for worker in self._workers}
-        for place in [place for place in range(self._count) if place not in taken]:
+        taken = {worker.slot for worker in self._workers}
+        for slot in [slot for slot in range(self._count) if slot not in taken]:
             # the device of a worker is chosen before CUDA is loaded
-            device = {"CUDA_VISIBLE_DEVICES": self._devices[place % len(self._devices)]} if self._devices else {}
+            device = {"CUDA_VISIBLE_DEVICES": self._devices[slot % len(self._devices)]} if self._devices else {}
             try:
                 process = take_spare() or start_worker(device)
             except (OSError, RuntimeError) as error:
-                raise _unstartable(str(error)) from error
-            self._workers.append(_Worker(process, place))
+                raise cannot_start(str(error)) from error
+            self._workers.append(_Worker(process, slot))
 
     def _give(self) -> None:
         """Give a task to each idle worker; a suspect runs when no other task does."""

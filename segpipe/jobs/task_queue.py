@@ -14,18 +14,18 @@ from segpipe.results.parts import is_part_done, read_scaling
 from segpipe.results.run import Run
 from segpipe.storage.retry import is_passing
 
-MADE_AGAIN = 2
+REPEATS = 2
 """Number of times that a part is processed again if it is damaged when its case is joined."""
 
-LOSING = (
+DAMAGING_DISK = (
     "{} damages what is written to it: a part was processed again {} times, and is damaged each time it is read: "
     "check the disk, or name another --output"
 )
 
 
 @dataclass
-class _Progress:
-    """Progress of a case that is processed in parts."""
+class _CutCase:
+    """A case that is processed in parts, and how far it is."""
 
     cut: Cut
     left: set[int] = field(default_factory=set)
@@ -40,7 +40,7 @@ class TaskQueue:
 
     def __init__(self, plan: Plan, run: Run) -> None:
         self._run, self._workers = run, plan.workers
-        self._courses: dict[str, _Progress] = {}
+        self._cut_cases: dict[str, _CutCase] = {}
         self._ready: deque[Task] = deque()
         for cut in plan.cuts:
             self._enter(cut)
@@ -87,26 +87,26 @@ class TaskQueue:
             self._ready.append(Job((returned.case,)))
 
     def _enter(self, cut: Cut) -> None:
-        course = self._courses[cut.case.case.name] = _Progress(cut, _undone(cut, self._run))
-        self._begin(course)
+        cut_case = self._cut_cases[cut.case.case.name] = _CutCase(cut, _undone(cut, self._run))
+        self._begin(cut_case)
 
     def put_back(self, tasks: list[Task]) -> None:
         """Return tasks in place of one that was lost."""
         self._ready.extendleft(reversed(tasks))
 
-    def _begin(self, course: _Progress) -> None:
-        case = course.cut.case
-        if course.left and _is_measured(self._run) and read_scaling(self._run.output, case.case) is None:
+    def _begin(self, cut_case: _CutCase) -> None:
+        case = cut_case.cut.case
+        if cut_case.left and _is_measured(self._run) and read_scaling(self._run.output, case.case) is None:
             self._ready.append(MeasureJob(case))
         else:
-            self._continue(course)
+            self._continue(cut_case)
 
-    def _continue(self, course: _Progress) -> None:
-        case, parts = course.cut.case, course.cut.parts
-        if course.left:
-            self._ready.extend(PartJob(case, number, parts[number]) for number in sorted(course.left))
+    def _continue(self, cut_case: _CutCase) -> None:
+        case, parts = cut_case.cut.case, cut_case.cut.parts
+        if cut_case.left:
+            self._ready.extend(PartJob(case, number, parts[number]) for number in sorted(cut_case.left))
         else:
-            self._ready.appendleft(JoinJob(case, parts, course.seconds))
+            self._ready.appendleft(JoinJob(case, parts, cut_case.seconds))
 
     def ended(self, task: Task, results: list[Result]) -> Iterator[Outcome]:
         """Record the end of a task, and yield its outcomes."""
@@ -122,34 +122,34 @@ class TaskQueue:
         if not outcomes:
             return  # given up
         (outcome,) = outcomes
-        course = self._courses.get(task.case.case.name)
-        if course is None:
+        cut_case = self._cut_cases.get(task.case.case.name)
+        if cut_case is None:
             return  # the case has failed already
-        course.seconds += outcome.seconds
+        cut_case.seconds += outcome.seconds
         if outcome.error is not None:
             self._drop(task.case)
             yield outcome
         elif isinstance(task, MeasureJob):
-            self._continue(course)
+            self._continue(cut_case)
         else:
-            course.left.discard(task.number)
-            if not course.left:
-                self._continue(course)
+            cut_case.left.discard(task.number)
+            if not cut_case.left:
+                self._continue(cut_case)
 
     def _repeat_parts(self, damaged: Damaged) -> Iterator[Outcome]:
         """Process parts again that were found damaged while joining; give up where the disk keeps damaging them."""
-        course = self._courses[damaged.case.name]
-        course.again.update(damaged.parts)
-        if max(course.again.values()) > MADE_AGAIN:
-            del self._courses[damaged.case.name]
-            yield Outcome(damaged.case, course.seconds, error=LOSING.format(self._run.output, MADE_AGAIN))
+        cut_case = self._cut_cases[damaged.case.name]
+        cut_case.again.update(damaged.parts)
+        if max(cut_case.again.values()) > REPEATS:
+            del self._cut_cases[damaged.case.name]
+            yield Outcome(damaged.case, cut_case.seconds, error=DAMAGING_DISK.format(self._run.output, REPEATS))
             return
-        course.left = set(damaged.parts)
-        self._begin(course)
+        cut_case.left = set(damaged.parts)
+        self._begin(cut_case)
 
     def _drop(self, case: PlannedCase) -> None:
         """Remove the tasks of a case after one of its parts has failed."""
-        del self._courses[case.case.name]
+        del self._cut_cases[case.case.name]
         self._ready = deque(task for task in self._ready if not (isinstance(task, PartJob) and task.case is case))
 
 

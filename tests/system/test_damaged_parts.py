@@ -19,7 +19,7 @@ from segpipe.errors import SourceError
 from segpipe.jobs import work
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
-from segpipe.jobs.task_queue import MADE_AGAIN
+from segpipe.jobs.task_queue import REPEATS
 from segpipe.settings import load_settings
 
 PARTS = 4
@@ -178,7 +178,7 @@ def test_a_disk_that_damages_a_part_each_time_fails_the_case_and_ends(half, agai
     monkeypatch.setattr(work, "run_part", damaging)
     summary = again(overwrite=True)
     assert summary.done == []
-    assert f"processed again {MADE_AGAIN} times, and is damaged each time" in summary.failed[0].error
+    assert f"processed again {REPEATS} times, and is damaged each time" in summary.failed[0].error
 
 
 def test_the_counts_of_a_part_can_be_opened_as_any_npz(half, again, same):

@@ -422,7 +422,7 @@ def test_a_gpu_goes_to_each_worker(dispatcher, monkeypatch):
     spare = Process()
     _spare.append(spare)
     with dispatcher.workers():
-        assert (spare.closed, [worker.place for worker in dispatcher._workers]) == (True, [0, 1, 2])
+        assert (spare.closed, [worker.slot for worker in dispatcher._workers]) == (True, [0, 1, 2])
     dispatcher._workers = []
     started.clear()
     dispatcher._fill()

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from segpipe.errors import InputError, SourceError, of_system
 from segpipe.formats.case import RASTER, SCENE, Case
-from segpipe.formats.identity import FolderListings, Identity, identities, unhidden, world_files
+from segpipe.formats.identity import HIDDEN, FolderListings, Identity, identities, unhidden, world_files
 from segpipe.formats.listing import matched
 from segpipe.storage.existence import is_file, is_folder, is_there
 from segpipe.storage.paths import in_bucket, is_remote
@@ -166,22 +166,27 @@ BESIDE = ("", ".aux.xml", ".msk", ".ovr")
 
 
 def without_mask(
-    files: Sequence[Identity], case: Case, mask: ValidityMask, listings: FolderListings
+    files: Sequence[Identity], case: Case, mask: ValidityMask, listings: FolderListings, *, remote: bool = False
 ) -> list[Identity] | None:
     """The files of a record without those of the mask; None if the case has another mask now, or it has changed.
+
+    ``remote``: whether a local mask may refer to servers.
 
     Raises:
         OSError, SourceError: there is no mask, or it cannot be examined.
     """
+    from segpipe.formats.raster.dataset_files import has_no_more
+
     path = mask_of(case, mask)
-    own = {listings.named(path + ending) for ending in BESIDE}
-    beside = {listings.named(file): file for file in (*(path + ending for ending in BESIDE), *world_files(path))}
-    files = unhidden(files, beside)
+    beside = [*(path + ending for ending in BESIDE), *world_files(path), *listings.sidecars(path)]
+    own = {listings.named(file) for file in beside} - {listings.named(file) for file in listings.sidecars(case.path)}
+    files = unhidden(files, map(listings.named, beside))
     theirs = [file for file in files if file["path"] in own]
     names = [file["path"] for file in theirs]
     if listings.named(path) not in names or identities(path, names, listings) != theirs:
         return None
-    if not is_remote(path) and any(is_file(beside[name]) for name in beside.keys() - {file["path"] for file in files}):
+    known = {listings.place(file["path"]) for file in files if not file["path"].startswith(HIDDEN)}
+    if not is_remote(path) and not has_no_more(known, path, listings, remote=remote):
         return None  # a sidecar file that was not there
     if mask.preset is not None and path in _in_product(case, mask.preset):
         return list(files)

@@ -124,7 +124,7 @@ def _is_same_input(record: Record, case: Case, listings: FolderListings, overrid
     place = there if record.input.path == hidden_path(there) else record.input.path
     files: Sequence[Identity] | None = record.input.files
     if overrides.validity is not None:
-        files = without_mask(record.input.files, case, overrides.validity, listings)
+        files = without_mask(record.input.files, case, overrides.validity, listings, remote=overrides.remote)
     return files is not None and FORMATS[case.format].is_same_input(place, files, case, listings, overrides.remote)
 
 

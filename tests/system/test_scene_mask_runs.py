@@ -165,6 +165,45 @@ def test_a_case_is_done_again_after_its_mask_got_a_sidecar_file(folder: Path, na
     assert "0 done, 2 done before" in run(folder, "--validity", "scl", *more).stdout
 
 
+TAB = """!table
+!version 300
+!charset Neutral
+
+Definition Table
+  File "a_SCL.tif"
+  Type "RASTER"
+  (500100,5400000) (0,0) Label "Pt 1",
+  (500300,5400000) (10,0) Label "Pt 2",
+  (500100,5399800) (0,10) Label "Pt 3"
+  CoordSys Earth Projection 8, 104, "m", 15, 0, 0.9996, 500000, 0
+  Units "m"
+"""
+RPC = "".join(
+    f"{key}: {value}\n"
+    for key, value in {
+        **{f"{one}_OFF": 10 for one in ("LINE", "SAMP", "LAT", "LONG", "HEIGHT")},
+        **{f"{one}_SCALE": 10 for one in ("LINE", "SAMP", "LAT", "LONG", "HEIGHT")},
+        **{f"{one}_COEFF_{n}": int(n < 3) for one in ("LINE_NUM", "LINE_DEN", "SAMP_NUM", "SAMP_DEN") for n in range(1, 21)},
+    }.items()
+)
+
+
+@pytest.mark.parametrize(("name", "text"), [("a_SCL.tab", TAB), ("a_SCL_RPC.TXT", RPC)])
+@pytest.mark.parametrize("more", [[], ["--case-name", "number"]], ids=["path", "number"])
+def test_a_case_is_done_again_after_its_mask_got_another_place(folder: Path, name: str, text: str, more: list[str]) -> None:
+    with rasterio.open(folder / "in" / "a_SCL.tif") as dataset:
+        pixels, profile = dataset.read(), dataset.profile
+    with rasterio.open(folder / "in" / "a.tif") as scene:
+        profile |= {"width": scene.width, "height": scene.height, "count": 1, "crs": None, "transform": None}
+        pixels = np.resize(pixels, (1, scene.height, scene.width))
+    with rasterio.open(folder / "in" / "a_SCL.tif", "w", **profile) as dataset:
+        dataset.write(pixels)
+    assert "2 done, 0 done before" in run(folder, "--validity", "scl", *more).stdout
+    (folder / "in" / name).write_text(text)
+    assert "1 done, 1 done before" in run(folder, "--validity", "scl", *more).stdout
+    assert "0 done, 2 done before" in run(folder, "--validity", "scl", *more).stdout
+
+
 def test_a_scene_without_its_mask_fails_alone(folder: Path) -> None:
     (folder / "in" / "a_SCL.tif").unlink()
     done = run(folder, "--validity", "scl", code=1)

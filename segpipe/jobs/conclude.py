@@ -20,15 +20,15 @@ from segpipe.results.tables import (
     counts_any,
     lesion_columns,
     write_areas,
-    write_audit,
-    write_doubtful,
+    write_audit_trail,
+    write_audit_windows,
     write_lesions,
 )
 from segpipe.results.totals import ADDED_UP
 from segpipe.results.zones.stage import ZonesTask, make_tables
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
-from segpipe.storage.ownership import AUDIT, DOUBTFUL, LESIONS, ZONES, forget_table
+from segpipe.storage.ownership import AUDIT_TRAIL, AUDIT_WINDOWS, LESIONS, ZONES, forget_table
 from segpipe.storage.retry import persistently
 from segpipe.vectors.written import clear
 
@@ -50,7 +50,14 @@ def conclude(prepared: Prepared, summary: Summary, halt: Halt) -> None:
             summary.states.set(case.name, CaseState.DONE)
     with summary.noting():
         persistently(partial(_tidy_parts, output, summary.states), retries)
-    tables: list[Table] = [_areas, _lesions, _audits, _doubtful, partial(_totals, halt=halt), partial(_zones, halt=halt)]
+    tables: list[Table] = [
+        _areas,
+        _lesions,
+        _audit_trail,
+        _audit_windows,
+        partial(_totals, halt=halt),
+        partial(_zones, halt=halt),
+    ]
     for table in tables:
         with summary.noting():
             persistently(partial(table, prepared, summary), retries)
@@ -70,17 +77,17 @@ def _lesions(prepared: Prepared, summary: Summary) -> None:
         write_lesions(run.output, summary.good, columns)
 
 
-def _audits(prepared: Prepared, summary: Summary) -> None:
-    write_audit(prepared.run.output, summary.good)
+def _audit_trail(prepared: Prepared, summary: Summary) -> None:
+    write_audit_trail(prepared.run.output, summary.good)
 
 
-def _doubtful(prepared: Prepared, summary: Summary) -> None:
+def _audit_windows(prepared: Prepared, summary: Summary) -> None:
     """Write the table of an audit, or remove that of an earlier run."""
     output, most = prepared.run.output, prepared.run.settings.audit
     if most is None:
-        forget_table(output, DOUBTFUL)
+        forget_table(output, AUDIT_WINDOWS)
     else:
-        write_doubtful(output, summary.good, most)
+        write_audit_windows(output, summary.good, most)
 
 
 def _totals(prepared: Prepared, summary: Summary, *, halt: Halt) -> None:
@@ -124,7 +131,7 @@ def forget_outdated(run: Run, again: Iterable[Case]) -> None:
     """
     if counts_any(run.output, again):
         _forget_zones(run)
-        for name in (LESIONS, DOUBTFUL, AUDIT, "areas.csv"):
+        for name in (LESIONS, AUDIT_WINDOWS, AUDIT_TRAIL, "areas.csv"):
             forget_table(run.output, name)
 
 

@@ -36,7 +36,7 @@ from segpipe.results.zones.polygons import Zones
 from segpipe.results.zones.stage import ZonesTask, check_place, read_and_check
 from segpipe.settings import Settings
 from segpipe.storage import Store
-from segpipe.storage.ownership import DOUBTFUL, LESIONS, TABLES, refuse_foreign
+from segpipe.storage.ownership import AUDIT_WINDOWS, LESIONS, TABLES, refuse_foreign
 from segpipe.storage.retry import persistently
 from segpipe.timing.spans import begin, span
 from segpipe.vectors.area import Area, read_area
@@ -188,7 +188,7 @@ def _check_output(run: Run, cases: Sequence[Case]) -> None:
     tables = [
         *TABLES,
         *([LESIONS] if run.lesions is not None else []),
-        *([DOUBTFUL] if run.settings.audit is not None else []),
+        *([AUDIT_WINDOWS] if run.settings.audit is not None else []),
     ]
     for name in tables:
         refuse_foreign(output, name)

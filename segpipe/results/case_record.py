@@ -15,13 +15,13 @@ from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.opening import CaseInfo
 from segpipe.results.areas import amount_inside
+from segpipe.results.case_statistics import CaseStatistics
 from segpipe.results.device_kind import device_facts
 from segpipe.results.lesions.components import MOST_LISTED
 from segpipe.results.lesions.statistic import Lesions
 from segpipe.results.run import Run
 from segpipe.results.schema import Amount, Record, RecordedInput, RecordedModel, Values, brief
 from segpipe.results.statistics import Row
-from segpipe.results.tables import Statistics
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class WrittenFiles:
     """Batch sizes of its parts; empty if it was not cut."""
 
 
-def record_of(case: Case, info: CaseInfo, run: Run, statistics: Statistics, made: WrittenFiles) -> Record:
+def record_of(case: Case, info: CaseInfo, run: Run, statistics: CaseStatistics, made: WrittenFiles) -> Record:
     """The record of a case whose files are complete."""
     pixels, area = statistics.areas.valid()
     measure, lesions = info.grid.measure, statistics.lesions

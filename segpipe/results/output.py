@@ -22,6 +22,7 @@ from segpipe.pipeline.decision import Decision
 from segpipe.pipeline.opening import CHANGED, CaseInfo
 from segpipe.results.boxes import BoxSink, read_boxes
 from segpipe.results.case_record import WrittenFiles, record_of, shown_scene
+from segpipe.results.case_statistics import CaseStatistics
 from segpipe.results.class_files import ClassFile, FinishedMask, Written, class_files, write_class_files
 from segpipe.results.cleaning.cleaner import MaskForm
 from segpipe.results.cleaning.stage import NamedGrid, Uncleaned
@@ -33,7 +34,6 @@ from segpipe.results.records import read_record
 from segpipe.results.run import Run
 from segpipe.results.schema import Record
 from segpipe.results.statistics import Row
-from segpipe.results.tables import Statistics
 from segpipe.results.targets import record_name, style_name, targets
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors
@@ -66,7 +66,11 @@ class Layers(Generic[Writer]):
     """Writes a mask, a confidence if requested, and statistics, from finished boxes in any order."""
 
     def __init__(
-        self, statistics: Statistics, run: Run, mask: Callable[[Decision], Writer], confidence: Callable[[Decision], Writer]
+        self,
+        statistics: CaseStatistics,
+        run: Run,
+        mask: Callable[[Decision], Writer],
+        confidence: Callable[[Decision], Writer],
     ) -> None:
         self.decision = Decision(run.model.contract, run.model.blend_on)
         self.statistics = statistics
@@ -122,10 +126,10 @@ def _name_components(layers: Layers[Any], output: Store, name: str) -> None:
         layers.names = BoxSink(output, name)
 
 
-def _statistics(case: Case, info: CaseInfo, run: Run) -> Statistics:
+def _statistics(case: Case, info: CaseInfo, run: Run) -> CaseStatistics:
     """The statistics of a case; the case is opened again if a statistic asks for its pixels."""
     contract, overrides = run.model.contract, run.overrides
-    return Statistics(info.grid, contract, lambda: open_case(case, contract, overrides), run.lesions, run.settings.audit)
+    return CaseStatistics(info.grid, contract, lambda: open_case(case, contract, overrides), run.lesions, run.settings.audit)
 
 
 class PartOutput:

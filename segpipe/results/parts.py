@@ -21,10 +21,10 @@ from segpipe.formats.unusual.values import Finding
 from segpipe.geometry.windows import Part
 from segpipe.messages.url_secrets import cleaned, without_secrets
 from segpipe.network.scaling import Scaling
+from segpipe.results.case_statistics import STATISTICS
 from segpipe.results.device_kind import device_kind
 from segpipe.results.run import Run
 from segpipe.results.statistics import State
-from segpipe.results.tables import STATISTICS
 from segpipe.storage import Store
 from segpipe.storage.files import output_errors, reading_errors
 

@@ -27,7 +27,7 @@ SUMMARY = re.compile(rb'\{\s*"state": "\w+",\s*"command": \[\s*"segpipe"')
 
 TABLE = b"case,class_id,"
 
-AUDIT, AUDITED = "audit.jsonl", b'{"audit": "'
+AUDIT_TRAIL, TRAIL_START = "audit.jsonl", b'{"audit": "'
 
 UNREADABLE = b"?"
 """Stands for content that cannot be read: it does not count as segpipe's."""
@@ -71,7 +71,7 @@ def _is_own_summary(data: bytes) -> bool:
 TABLES: dict[str, Callable[[bytes], bool]] = {
     "run.json": _is_own_summary,
     "areas.csv": lambda data: data.startswith(TABLE),
-    AUDIT: lambda data: data.startswith(AUDITED),
+    AUDIT_TRAIL: lambda data: data.startswith(TRAIL_START),
 }
 """Files of a run that belong to no case, each with the test that recognises it."""
 
@@ -81,12 +81,12 @@ LESIONS = "lesions.csv"
 ZONES, ZONED = "zones.csv", b"zone,seen_ha,"
 """Table written by a run with ``--zones``, and how it begins."""
 
-DOUBTFUL, DOUBTED = "audit.csv", b"case,rank,windows,"
+AUDIT_WINDOWS, WINDOWS_START = "audit.csv", b"case,rank,windows,"
 """Table written by a run with ``--audit``, and how it begins."""
 
 TRACE_NAME = "profile.json"
 
-OWN = frozenset({*TABLES, LESIONS, ZONES, DOUBTFUL, TRACE_NAME})
+OWN = frozenset({*TABLES, LESIONS, ZONES, AUDIT_WINDOWS, TRACE_NAME})
 """Names of all files of a run other than masks and records."""
 
 
@@ -118,7 +118,7 @@ def _is_blank(data: bytes) -> bool:
 _MORE_TABLES = {
     LESIONS: TABLES["areas.csv"],
     ZONES: lambda data: data.startswith(ZONED),
-    DOUBTFUL: lambda data: data.startswith(DOUBTED),
+    AUDIT_WINDOWS: lambda data: data.startswith(WINDOWS_START),
 }
 
 
@@ -160,7 +160,7 @@ def forget_table(output: Store, name: str) -> None:
         OutputError: the file can be neither read nor removed.
     """
     with output_errors(output.path(name)), suppress(FileNotFoundError):
-        if output.read(name).startswith((TABLE, AUDITED, ZONED, DOUBTED)):
+        if output.read(name).startswith((TABLE, TRAIL_START, ZONED, WINDOWS_START)):
             output.remove(name)
 
 

@@ -18,7 +18,7 @@ from segpipe.messages.console import cells, console, echo, words
 from segpipe.messages.printable import printable
 from segpipe.results.records import records
 from segpipe.results.totals import ADDED_UP, Totals
-from segpipe.storage.ownership import DOUBTFUL, LESIONS, ZONES
+from segpipe.storage.ownership import AUDIT_WINDOWS, LESIONS, ZONES
 
 if TYPE_CHECKING:  # runs outside terminals print no table
     from rich.table import Table
@@ -177,7 +177,7 @@ def _where_line(prepared: Prepared, summary: Summary) -> str:
     tables = [
         ("areas", "areas.csv", True),
         ("lesions", LESIONS, prepared.run.lesions is not None),
-        ("least sure windows", DOUBTFUL, prepared.run.settings.audit is not None),
+        ("least sure windows", AUDIT_WINDOWS, prepared.run.settings.audit is not None),
         ("zones", ZONES, zones),
         ("what failed and why", "run.json", bool(summary.failed)),
     ]

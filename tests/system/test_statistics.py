@@ -17,8 +17,8 @@ from segpipe.jobs import work
 from segpipe.jobs.launch import carry_out
 from segpipe.jobs.prepare import prepare
 from segpipe.results import output
+from segpipe.results.case_statistics import STATISTICS
 from segpipe.results.statistics import Box, Row, State
-from segpipe.results.tables import STATISTICS
 from segpipe.settings import load_settings
 
 SHAPE = 150, 210

@@ -19,7 +19,7 @@ from segpipe.jobs.summary import Summary
 from segpipe.jobs.tasks import Halt
 from segpipe.jobs.trace import check_trace
 from segpipe.settings import load_settings
-from segpipe.storage.ownership import DOUBTFUL, LESIONS, ZONES
+from segpipe.storage.ownership import AUDIT_WINDOWS, LESIONS, ZONES
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def prepared(raster: Callable[..., Path], tmp_path: Path) -> Callable[..., Prepa
     return make
 
 
-TABLES = ["write_areas", "forget_table", "write_audit", "run_totals"]
+TABLES = ["write_areas", "forget_table", "write_audit_trail", "run_totals"]
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -68,7 +68,7 @@ def test_a_table_that_fails_is_a_problem_and_the_others_are_written(
 
 def test_tables_of_an_earlier_run_that_no_longer_hold_go(prepared: Callable[..., Prepared], tmp_path: Path) -> None:
     carry_out(prepared(lesions=True, audit=5), Silent())
-    tables = [tmp_path / "out" / name for name in (LESIONS, DOUBTFUL)]
+    tables = [tmp_path / "out" / name for name in (LESIONS, AUDIT_WINDOWS)]
     assert all(path.exists() for path in tables)
     carry_out(prepared(), Silent())
     assert not any(path.exists() for path in tables)

@@ -236,15 +236,17 @@ def test_what_only_describes_may_name_servers(run, tmp_path):
     assert run() == {}
 
 
-def test_raw_bands_come_from_beside_the_vrt(run, tmp_path):
+def test_raw_bands_come_from_beside_the_vrt(run, tmp_path, monkeypatch):
     folder = tmp_path / "in"
     (folder / "below").mkdir()
+    monkeypatch.chdir(folder / "below")
     for place in (folder / "raw.bin", folder / "below" / "raw.bin", tmp_path / "raw.bin"):
         place.write_bytes(bytes(1600))
     (folder / "link.bin").symlink_to("/etc/passwd")
     good = {"beside": ("raw.bin",), "below": ("below/raw.bin", 'relativeToVRT="1"'), "whole": (str(folder / "raw.bin"),)}
     bad = {"passwd": ("/etc/passwd",), "zero": ("/etc/passwd", 'relativeToVRT="0"'), "up": ("../raw.bin",)}
-    bad |= {"link": ("link.bin",), "stays": ("in/../raw.bin", 'relativeToVRT="0"')}
+    bad |= {"spaced": ("../raw.bin", 'relativeToVRT=" 0"')}
+    bad |= {"link": ("link.bin",), "stays": ("../../raw.bin", 'relativeToVRT="0"')}
     for name, attributes in (good | bad).items():
         (folder / f"{name}.vrt").write_text(raw(*attributes))
     (folder / "within.vrt").write_text(mosaic(raw("/etc/passwd").replace("<", "&lt;").replace('"', "&quot;")))
@@ -254,6 +256,16 @@ def test_raw_bands_come_from_beside_the_vrt(run, tmp_path):
         assert "raw bands of a VRT must come from a file beside or below it, got" in errors[name]
         assert "\n" not in errors[name]
     assert run(allow_remote_sources=True).keys() == {*bad, "within"}
+
+
+def test_the_first_attribute_says_what_a_raw_band_is_relative_to(run, tmp_path, monkeypatch):
+    """As for GDAL, for which attributes of any case are one."""
+    monkeypatch.chdir(tmp_path)
+    for place in (tmp_path / "in" / "raw.bin", tmp_path / "raw.bin"):
+        place.write_bytes(bytes(1600))
+    (tmp_path / "in" / "here.vrt").write_text(raw("raw.bin", 'relativeToVRT="0" RELATIVETOVRT="1"'))
+    (tmp_path / "in" / "beside.vrt").write_text(raw("raw.bin", 'RELATIVETOVRT="1" relativeToVRT="0"'))
+    assert list(run()) == ["here"]
 
 
 def test_pixels_are_not_computed_in_python(site, run, tmp_path):

@@ -251,11 +251,9 @@ def words_of(root: ET.Element) -> Iterator[tuple[str, str, bool]]:
 
 
 def is_relative(element: ET.Element, *, default: bool) -> bool:
-    """Whether a name is relative to its VRT, by an attribute or a child element."""
-    found = {key.casefold(): value for key, value in element.attrib.items()}
-    found |= {child.tag.casefold(): child.text or "" for child in element}
-    value = found.get("relativetovrt")
-    return default if value is None else value.strip().casefold() not in ("0", "no", "false", "off")
+    """Whether a name is relative to its VRT: GDAL takes the first attribute or child, in any case."""
+    value = next(iter(_values(element, "relativetovrt")), None)
+    return default if value is None else value.casefold() not in ("0", "no", "false", "off")
 
 
 def _places(file: str, name: str) -> list[str]:

@@ -23,6 +23,7 @@ from segpipe.formats.raster.confine import allow_all_drivers, allow_drivers, con
 from segpipe.formats.raster.gdal_messages import Messages, as_text, harmful, listen, messages
 from segpipe.formats.raster.gdal_readers import ReadableError, UnattributedError, reading
 from segpipe.formats.raster.references import check_references, servers
+from segpipe.formats.raster.vrt_pool import changes, forget_failed, is_doubtful, note_opened
 from segpipe.process.environment import clean_environment
 from segpipe.storage.existence import is_file
 from segpipe.storage.files import is_utf8
@@ -204,14 +205,18 @@ def open_raster(path: str, *, remote: bool = False) -> DatasetReader:
         # rasterio.open takes one driver only, DatasetReader several. Detecting a VRT on a server by its bytes would take two
         # more requests per file, so the name decides
         drivers = [name for name in DRIVERS if may_be_vrt or name != "VRT"]
-        return DatasetReader(any_name(path), driver=drivers, sharing=False)
+        dataset = DatasetReader(any_name(path), driver=drivers, sharing=False)
+        note_opened(dataset)
+        return dataset
 
 
 def open_vrt(text: str, *, remote: bool = False) -> DatasetReader:
     """Open a VRT that segpipe has written, whose sources were checked by ``open_raster``; one handle, for one thread."""
     allow_drivers(remote=remote)
     with confined(to_this_machine=not remote):
-        return DatasetReader(any_name(text), driver=["VRT"], sharing=False)
+        dataset = DatasetReader(any_name(text), driver=["VRT"], sharing=False)
+        note_opened(dataset)
+        return dataset
 
 
 def stays_here(path: str, *, remote: bool) -> bool:
@@ -264,10 +269,15 @@ def source_errors(what: str, files: Iterable[str]) -> Iterator[None]:
         ReadableError: the files can be read; ``pinned`` reads again, too.
     """
     try:
+        before = changes()
         with reading() as shared, gdal_errors(SourceError, what), messages() as heard:
             yield
             _refuse_damage(what, heard, shared)
+            if shared() and is_doubtful(before):
+                raise UnattributedError(f"{what}: a source of a VRT failed in another thread")
     except SourceError as error:
+        if error.__cause__ is not None:
+            forget_failed()
         if error.__cause__ is not None and not is_passing(error):
             with _as_source_error(what):
                 here = [file for file in files if _read_through(file)]

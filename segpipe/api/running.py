@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from segpipe.api.command_line import command_of
-from segpipe.api.listed import after_models, runs_of_list
+from segpipe.api.list_runs import after_models, runs_of_list
 from segpipe.api.model import Model, Paths, paths
 from segpipe.api.results import RunResult
 from segpipe.errors import ModelError, SettingsError

@@ -203,7 +203,7 @@ def _run(config: Path | None, dry_run: bool, flags: dict[str, Any]) -> int:
 
 def _run_with(settings: "Settings", dry_run: bool) -> int:
     with loading():
-        from segpipe.api.listed import runs_of_list
+        from segpipe.api.list_runs import runs_of_list
         from segpipe.api.running import RunHost, execute
         from segpipe.jobs.prepare import prepare
         from segpipe.process.machine import age

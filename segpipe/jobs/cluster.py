@@ -14,7 +14,7 @@ from segpipe.jobs.local_cluster import started
 from segpipe.jobs.tls import security
 from segpipe.jobs.worker_pool import WorkerPool
 from segpipe.network.device import gpus
-from segpipe.network.listed import spec_of_run
+from segpipe.network.joined_spec import spec_of_run
 from segpipe.process.environment import clean_environment
 from segpipe.results.device_kind import device_kind
 from segpipe.results.run import Run

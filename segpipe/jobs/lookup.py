@@ -14,7 +14,7 @@ from segpipe.formats.channels import channels_of
 from segpipe.formats.registry import FORMATS, by_suffix, split_suffix
 from segpipe.formats.search import fixed_root
 from segpipe.messages.redaction import DIGITS, digest, path_digest
-from segpipe.network.listed import spec_of_run
+from segpipe.network.joined_spec import spec_of_run
 from segpipe.settings import Settings, load_settings
 
 CODE = re.compile(rf"\[?(?:path |name |sha256:)?([0-9a-f]{{{DIGITS}}})[0-9a-f]*\]?")

@@ -23,7 +23,7 @@ from segpipe.jobs.worker_process import tell_spare
 from segpipe.messages.printable import printable
 from segpipe.messages.redaction import redact_also, without_names
 from segpipe.messages.url_secrets import is_redacted
-from segpipe.network.listed import spec_of_run
+from segpipe.network.joined_spec import spec_of_run
 from segpipe.network.spec import ModelSpec
 from segpipe.pipeline.agreement import compare_engine
 from segpipe.pipeline.memory import most_memory, refuse_large_tile

@@ -16,7 +16,7 @@ from segpipe.formats.redaction import hidden_inputs, hide_case, names_of
 from segpipe.formats.registry import element_of
 from segpipe.jobs.last_run import LastRun, last_run
 from segpipe.messages.redaction import HIDDEN, path_digest, redact_also, without_names
-from segpipe.network.listed import spec_of_run
+from segpipe.network.joined_spec import spec_of_run
 from segpipe.network.spec import ModelSpec
 from segpipe.results.done import done_cases
 from segpipe.results.name_conflicts import storable

@@ -79,7 +79,7 @@ class ModelSpec:
     """The program whose choices a run takes for comparison; None: segpipe's own."""
     folds: tuple["ModelSpec", ...] = ()
     """The models whose scores are averaged, this one first; empty for a single model."""
-    listed: tuple["Listed", ...] = ()
+    listed: tuple["ListMember", ...] = ()
     """The models of a list, whose label maps are joined in this order; empty for a model that is run itself."""
 
     @property
@@ -162,7 +162,7 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListMember:
     """A model of a list, and what its labels become in the joined map."""
 
     name: str

@@ -14,8 +14,8 @@ from segpipe.formats.case import Case
 from segpipe.formats.finished_mask import OpenLabels, as_stored, open_labels
 from segpipe.formats.registry import CONFIDENCE
 from segpipe.geometry.windows import Window, row_boxes
-from segpipe.network.listed import settings_of_listed
-from segpipe.network.spec import Listed
+from segpipe.network.joined_spec import settings_of_listed
+from segpipe.network.spec import ListMember
 from segpipe.pipeline.decide import Boxes, Decided
 from segpipe.pipeline.decision import CONFIDENCE_NODATA, Decision
 from segpipe.pipeline.memory import most_memory
@@ -34,7 +34,7 @@ def joined(cases: Iterable[Case], run: Run) -> Generator[tuple[Case, Boxes], Non
         yield case, _boxes(case, run)
 
 
-def run_of(run: Run, listed: Listed) -> Run:
+def run_of(run: Run, listed: ListMember) -> Run:
     """The run of one model of a list, in its own folder."""
     return replace(run, model=listed.spec, settings=settings_of_listed(run.settings, listed))
 
@@ -120,7 +120,7 @@ class _ModelLabels:
 
 
 @contextmanager
-def _opened(case: Case, run: Run, listed: Listed, info: CaseInfo) -> Iterator[_ModelLabels]:
+def _opened(case: Case, run: Run, listed: ListMember, info: CaseInfo) -> Iterator[_ModelLabels]:
     """Open the mask of a model, and its confidence if the run has one.
 
     Raises:
@@ -152,7 +152,7 @@ def _labels(output: Store, case: Case, record: Record, kind: str, contract: Cont
     return open_labels(case.format, output, name, as_stored(bands))
 
 
-def _tables(listed: Listed) -> Iterator[NDArray[np.int64]]:
+def _tables(listed: ListMember) -> Iterator[NDArray[np.int64]]:
     if listed.spec.contract.task == "multilabel":
         for _, joined_id in sorted(listed.ids):
             yield _table({0: 0, 1: joined_id})

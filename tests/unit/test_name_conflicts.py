@@ -11,7 +11,7 @@ import pytest
 from segpipe.errors import OutputError
 from segpipe.formats.case import Case, Failure
 from segpipe.formats.cases import Found
-from segpipe.network.listed import spec_of_run
+from segpipe.network.joined_spec import spec_of_run
 from segpipe.results.name_conflicts import refuse_taken, storable, without_reserved
 from segpipe.results.run import Run
 from segpipe.settings import load_settings

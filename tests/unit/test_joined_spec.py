@@ -9,7 +9,7 @@ import pytest
 import volumes
 from model_lists import PARTS, numbered
 
-from segpipe.api.listed import without
+from segpipe.api.list_runs import without
 from segpipe.commands.export.join import join
 from segpipe.errors import ExportError, OutputError, SettingsError
 from segpipe.export.model_list import ListedModel, check_list, write_list
@@ -18,9 +18,9 @@ from segpipe.formats.case import Case
 from segpipe.formats.finished_mask import as_stored, open_labels
 from segpipe.geometry.windows import Window
 from segpipe.jobs.plan import Plan
-from segpipe.network.listed import joined_spec, spec_of_run
+from segpipe.network.joined_spec import joined_spec, spec_of_run
 from segpipe.network.model_list import is_list, read_list
-from segpipe.network.spec import Listed
+from segpipe.network.spec import ListMember
 from segpipe.pipeline.decision import CONFIDENCE_NODATA, Decision
 from segpipe.results.joined_labels import Claims, laid_over
 from segpipe.settings import load_settings
@@ -186,7 +186,7 @@ def test_a_written_list_reads_as_it_was_meant(root: Path) -> None:
     assert names == list(numbered(TINY))
     spec = joined_spec(load_settings(None, {"input": ("in",), "model": root / "made.toml", "device": "cpu"}))
     assert {one.name: one.id for one in spec.contract.classes if one.id} == numbered(TINY)
-    assert isinstance(spec.listed[0], Listed)
+    assert isinstance(spec.listed[0], ListMember)
     assert 'file = "organs.onnx"' in (root / "made.toml").read_text()
     with pytest.raises(OutputError, match="exists: name another file with --output, or give --overwrite"):
         check_list(root / "made.toml", overwrite=False)

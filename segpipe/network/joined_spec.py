@@ -15,7 +15,7 @@ from segpipe.errors import SettingsError
 from segpipe.geometry.layout import Layout
 from segpipe.network.model_list import BACKGROUND, ListEntry, ModelList, is_background, is_list, nearest, read_list
 from segpipe.network.read import read_spec
-from segpipe.network.spec import Listed, ModelSpec
+from segpipe.network.spec import ListMember, ModelSpec
 from segpipe.settings import Settings
 from segpipe.storage.invalid import readable
 
@@ -49,7 +49,7 @@ def joined_spec(settings: Settings) -> ModelSpec:
     classes = _classes(path, models, specs, names)
     ids = {one.name: one.id for one in classes}
     listed = tuple(
-        Listed(entry.title, spec, tuple((label, ids[name]) for label, name in own))
+        ListMember(entry.title, spec, tuple((label, ids[name]) for label, name in own))
         for entry, spec, own in zip(models.models, specs, names, strict=True)
     )
     contract = _contract(path, specs, classes, [one.name for one in listed])
@@ -82,7 +82,7 @@ def _settings_of_entry(settings: Settings, path: Path, entry: ListEntry) -> Sett
     return settings_of_model(settings, entry.title, [path.parent / file for file in entry.file])
 
 
-def settings_of_listed(settings: Settings, listed: Listed) -> Settings:
+def settings_of_listed(settings: Settings, listed: ListMember) -> Settings:
     """Settings of the run of one model of a list."""
     return settings_of_model(settings, listed.name, [one.path for one in listed.spec.members])
 
@@ -209,7 +209,7 @@ def _contract(
         raise SettingsError(f"{path}: {readable(error)}") from None
 
 
-def _digest(listed: Sequence[Listed], contract: Contract) -> str:
+def _digest(listed: Sequence[ListMember], contract: Contract) -> str:
     """Hash of all that the joined labels depend on: each model, its place in the order, and the tables of classes."""
     basis = [[one.spec.sha256, list(map(list, one.ids))] for one in listed]
     return hashlib.sha256(f"{json.dumps(basis)} {contract.model_dump_json()}".encode()).hexdigest()

@@ -9,14 +9,14 @@ from segpipe.jobs.plan import Plan
 from segpipe.jobs.prepare import Prepared, prepare
 from segpipe.jobs.summary import Summary
 from segpipe.jobs.tasks import Halt
-from segpipe.network.listed import settings_of_listed
-from segpipe.network.spec import Listed
+from segpipe.network.joined_spec import settings_of_listed
+from segpipe.network.spec import ListMember
 
 Execute = Callable[[Prepared, str], Summary]
 """Carries out a run under a title."""
 
 
-def runs_of_list(prepared: Prepared, *, open_all: bool = False) -> Iterator[tuple[Listed, Prepared]]:
+def runs_of_list(prepared: Prepared, *, open_all: bool = False) -> Iterator[tuple[ListMember, Prepared]]:
     """Each model of a list with its prepared run, for the cases that the joined run still has to do.
 
     Raises:
@@ -44,7 +44,7 @@ def without(plan: Plan, names: Collection[str]) -> Plan:
     )
 
 
-def after_models(prepared: Prepared, runs: Sequence[tuple[Listed, Prepared]], execute: Execute, halt: Halt) -> Prepared:
+def after_models(prepared: Prepared, runs: Sequence[tuple[ListMember, Prepared]], execute: Execute, halt: Halt) -> Prepared:
     """Carry out the runs of the models, of which none begins after a halt; return the run that joins their labels.
 
     If a case fails in one model, the models after it skip the case, and it fails in the joined run.
@@ -74,7 +74,7 @@ def _reduced(prepared: Prepared, names: Collection[str]) -> Prepared:
     return replace(prepared, cases=cases, plan=replace(plan, done=done, failed=failed, outside=outside))
 
 
-def _unknown(prepared: Prepared, own: Prepared, listed: Listed) -> Iterator[Failure]:
+def _unknown(prepared: Prepared, own: Prepared, listed: ListMember) -> Iterator[Failure]:
     """Cases that a model does not find, because it groups files by other channels."""
     known = {case.name for case in own.cases}
     for case in remaining(prepared.plan):
@@ -83,7 +83,7 @@ def _unknown(prepared: Prepared, own: Prepared, listed: Listed) -> Iterator[Fail
             yield Failure(case, f"{case.path}: model {listed.name} {text}")
 
 
-def _failures(listed: Listed, summary: Summary) -> Iterator[Failure]:
+def _failures(listed: ListMember, summary: Summary) -> Iterator[Failure]:
     """Cases that have no labels by a model, and why."""
     for failure in summary.failed:
         yield replace(failure, error=f"model {listed.name}: {failure.error}")

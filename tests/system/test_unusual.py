@@ -508,6 +508,9 @@ def test_unusual_values_are_allowed_where_asked_for(tmp_path):
     assert in_process(*command).exit_code == 1
     assert in_process(*command, "--unusual-values", "allow").exit_code == 0
     assert "reflectance 0 to 1" in json.loads((tmp_path / "out" / "s.json").read_text())["notes"][-1]
+    again = in_process(*command)  # its labels would be the same, and its record still has the warning
+    assert (again.exit_code, "0 done, 1 done before" in again.stdout) == (0, True)
+    assert in_process(*command, "--overwrite").exit_code == 1
 
 
 def test_bundled_scenes_raise_no_alarm(tmp_path):

@@ -31,6 +31,7 @@ from segpipe.formats.raster.gdal import (
     stays_here,
 )
 from segpipe.formats.raster.gdal_readers import pinned
+from segpipe.formats.raster.georeference import place_notes
 from segpipe.formats.raster.kinds import explained, refuse_pages, refuse_slides
 from segpipe.formats.raster.orientation import Turn, take_exif, turn_of
 from segpipe.formats.raster.scene import read_scene
@@ -184,6 +185,7 @@ class RasterSource:
         self._notes = (
             *said,
             *crs_notes(dataset, grid, overrides.crs),
+            *place_notes(dataset, self._path),
             *self._own_notes(contract),
             *matched.notes,
             *rules.notes,

@@ -12,6 +12,7 @@ from segpipe.choices import OverlapRule
 from segpipe.errors import OutputError, SettingsError
 from segpipe.formats.registry import FORMATS, RASTER, environment
 from segpipe.jobs.last_run import masked_cases, warn_of_missing_masks
+from segpipe.messages.printable import counted
 from segpipe.process.environment import clean_environment
 from segpipe.results.overlap.finished import FinishedCase
 from segpipe.results.overlap.index import SUFFIX, IndexedMask, is_possible, write_index
@@ -168,7 +169,7 @@ def _location(store: Store, mask: str, target: Store) -> str:
 def _lines(plan: MosaicPlan, target: Store, name: str) -> Iterator[str]:
     grid, reprojected = plan.placement.grid, plan.placement.reprojected
     rows, cols = grid.shape
-    count = f"{len(plan.cases)} case{'s' * (len(plan.cases) != 1)}"
+    count = counted(len(plan.cases), "case")
     yield f"{target.path(name)}: {rows:,} x {cols:,} px in {grid}, of {count}, by --overlap-rule {plan.rule}"
     if reprojected:
         yield (

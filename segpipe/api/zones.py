@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 from segpipe.jobs.last_run import masked_cases, warn_of_missing_masks
+from segpipe.messages.printable import counted
 from segpipe.process.environment import clean_environment
 from segpipe.results.zones.stage import ZonesTask, make_tables, read_and_check
 from segpipe.storage import Store
@@ -35,11 +36,7 @@ def measure_zones(output: str | os.PathLike[str], task: ZonesTask) -> list[str]:
 
 
 def _lines(store: Store, task: ZonesTask, there: int, count: int, cases: int) -> Iterator[str]:
-    polygons, scenes = _counted(count, "polygon"), _counted(cases, "case")
+    polygons, scenes = counted(count, "polygon"), counted(cases, "case")
     yield f"{there} of {polygons} on {scenes}: {store.path(ZONES)}"
     if task.output is not None:
         yield f"polygons with these columns: {task.output}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

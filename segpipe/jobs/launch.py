@@ -117,7 +117,7 @@ def _initial_summary(prepared: Prepared) -> Summary:
     return summary
 
 
-def executor_of(settings: Settings, *, on_host: bool) -> Executor:
+def resolve_executor(settings: Settings, *, on_host: bool) -> Executor:
     """Where the jobs of a run go: to Dask's workers on GPUs, unless the user chose another executor."""
     return settings.runs_in if on_host or "executor" in settings.model_fields_set else "dask"
 
@@ -134,7 +134,7 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt)
     for cut in plan.cuts:
         keep_cut(cut, run)
     full: list[str] = []
-    outcomes = EXECUTORS[executor_of(run.settings, on_host=run.model.on_host)](plan, run, watcher, halt)
+    outcomes = EXECUTORS[resolve_executor(run.settings, on_host=run.model.on_host)](plan, run, watcher, halt)
     for outcome in map(hide_outcome, outcomes):
         watcher.outcome(outcome)
         summary.add(outcome)

@@ -69,7 +69,7 @@ class Alive:
 
 
 @dataclass(frozen=True, slots=True)
-class Pixels:
+class PixelsDone:
     """Pixels finished since the last report."""
 
     count: int
@@ -98,4 +98,4 @@ class TaskFailed:
     error: Exception
 
 
-Report = Ready | Alive | Pixels | Warned | TaskEnded | TaskFailed
+Report = Ready | Alive | PixelsDone | Warned | TaskEnded | TaskFailed

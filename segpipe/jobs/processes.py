@@ -20,7 +20,7 @@ from segpipe.jobs.lost_workers import (
     lost_reason,
     split_job,
 )
-from segpipe.jobs.orders import End, GiveUp, Pixels, Ready, Report, RunTask, Setup, TaskEnded, TaskFailed, Warned
+from segpipe.jobs.orders import End, GiveUp, PixelsDone, Ready, Report, RunTask, Setup, TaskEnded, TaskFailed, Warned
 from segpipe.jobs.plan import Job, Plan
 from segpipe.jobs.task_queue import TaskQueue
 from segpipe.jobs.tasks import Halt, Outcome, Progress, Task, Watcher
@@ -204,7 +204,7 @@ class _Dispatcher:
         if isinstance(report, Ready):
             worker.is_ready, self._losses.count = True, 0
             worker.process.send(self._setup)
-        elif isinstance(report, Pixels):
+        elif isinstance(report, PixelsDone):
             self._progress(report.count)
         elif isinstance(report, Warned):
             LOG.warning("%s", report.text)

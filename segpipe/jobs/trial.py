@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import OutputError, SettingsError
+from segpipe.formats.source import Pixels
 from segpipe.jobs.plan import Plan
 from segpipe.network.averaging import AS_IT_IS
 from segpipe.network.spec import ModelSpec
@@ -43,8 +44,6 @@ CLEARLY = 0.97
 
 REMEMBERED = 200
 """Most trials that the file keeps; the newest are kept."""
-
-Pixels = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)

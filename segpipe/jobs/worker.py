@@ -20,7 +20,7 @@ from segpipe.jobs.orders import (
     GiveUp,
     LoadAhead,
     Order,
-    Pixels,
+    PixelsDone,
     Ready,
     Report,
     RunTask,
@@ -129,7 +129,7 @@ class Worker:
         def model() -> LoadedModel:
             return self._model or loaded(setup.run)
 
-        return TaskRunner(setup.run, setup.calls, model, lambda pixels: self.report(Pixels(pixels)))
+        return TaskRunner(setup.run, setup.calls, model, lambda pixels: self.report(PixelsDone(pixels)))
 
     def _ended(self, task: Task, runner: TaskRunner) -> Report:
         try:

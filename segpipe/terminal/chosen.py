@@ -3,6 +3,7 @@
 from typing import Any
 
 from segpipe.jobs.prepare import Prepared
+from segpipe.messages.printable import counted
 from segpipe.settings import Settings
 
 IN_HEAD = {"input", "model", "output", "device", "executor", "workers", "scheduler", "cluster"}
@@ -57,4 +58,4 @@ def _where(prepared: Prepared) -> str:
     if settings.executor == "serial":
         return "in this process"
     place = settings.scheduler or settings.cluster
-    return f"{count} worker{'s' * (count != 1)}" + (f" of {place}" if place else "")
+    return counted(count, "worker") + (f" of {place}" if place else "")

@@ -11,6 +11,7 @@ from segpipe.formats.case import CaseSelection as CaseChoice
 from segpipe.formats.cases import find_cases
 from segpipe.formats.channels import channels_of
 from segpipe.formats.registry import element_of, environment
+from segpipe.formats.source import Pixels
 from segpipe.geometry.windows import Cover, Tiling
 from segpipe.jobs.prepare import area_of
 from segpipe.messages.printable import dims
@@ -24,7 +25,7 @@ from segpipe.tune.candidates import Axes, Candidate, TunedNetwork, batches, cand
 from segpipe.tune.labels import PERIODS, Bench, Count, extent
 from segpipe.tune.places import TunePlace, find_places, named, survey
 from segpipe.tune.settings import TuneSettings
-from segpipe.tune.speed import TIMED, Pixels, Speed, seconds_per_tile, speed, tiles_of
+from segpipe.tune.speed import TIMED, Speed, seconds_per_tile, speed, tiles_of
 from segpipe.tune.table import Row, agrees, loses_at_most, make_rows
 from segpipe.tune.truth import Truth, find_truth
 

@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Any
 
-from numpy.typing import NDArray
-
+from segpipe.formats.source import Pixels
 from segpipe.geometry.grid import BareGrid
 from segpipe.geometry.windows import Cover
 from segpipe.network.scaling import Scaling
@@ -22,8 +20,6 @@ from segpipe.pipeline.opening import CaseInfo
 from segpipe.pipeline.tiles import Patch, Tile, batches, read_tile
 from segpipe.tune.labels import HELD
 from segpipe.tune.places import BoxSource
-
-Pixels = NDArray[Any]
 
 TIMED = 2
 """Timed tiles per call in flight; a batch if that is more."""

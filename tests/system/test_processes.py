@@ -21,9 +21,9 @@ from segpipe import settings as settings_module
 from segpipe.errors import InputError, ModelError, SourceError, WorkerError
 from segpipe.formats.case import Case
 from segpipe.jobs import processes, worker_process
-from segpipe.jobs.launch import carry_out, executor_of
+from segpipe.jobs.launch import carry_out, resolve_executor
 from segpipe.jobs.lost_workers import ALONE, RETRIES, split_job
-from segpipe.jobs.orders import Alive, End, LoadAhead, Pixels, Ready, RunTask, Setup, TaskEnded, TaskFailed
+from segpipe.jobs.orders import Alive, End, LoadAhead, PixelsDone, Ready, RunTask, Setup, TaskEnded, TaskFailed
 from segpipe.jobs.plan import Job
 from segpipe.jobs.prepare import prepare
 from segpipe.jobs.processes import STARTS, _Attempt, _Dispatcher, _Losses, _Worker
@@ -237,8 +237,8 @@ def test_no_worker_is_started_ahead_for_another_executor(more, root):
 )
 def test_dask_runs_on_gpus_unless_another_executor_is_chosen(chosen, on_cpu, on_gpu):
     settings = load_settings(None, {"input": ("scenes",), "model": (Path("model.onnx"),), **chosen})
-    assert executor_of(settings, on_host=True) == on_cpu
-    assert executor_of(settings, on_host=False) == on_gpu
+    assert resolve_executor(settings, on_host=True) == on_cpu
+    assert resolve_executor(settings, on_host=False) == on_gpu
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_workers_that_are_lost_while_they_start_end_the_run_at_last(dispatcher, 
     list(dispatcher._take(dispatcher._workers[0], Ready()))
     assert dispatcher._losses.count == 0
     assert isinstance(dispatcher._workers[0].process.sent[0], Setup)
-    assert list(dispatcher._take(dispatcher._workers[0], Pixels(3))) == []
+    assert list(dispatcher._take(dispatcher._workers[0], PixelsDone(3))) == []
 
 
 def test_a_machine_that_allows_no_process_is_told(dispatcher, monkeypatch):

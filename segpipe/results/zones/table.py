@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from segpipe.geometry.grid import M2_PER_HA
 from segpipe.results.areas import rounded
 from segpipe.results.overlap.finished import Classes
+from segpipe.results.statistics import Row
 from segpipe.results.zones.case import CaseZones
 from segpipe.results.zones.polygons import Zones
 from segpipe.storage import Store
@@ -22,7 +22,6 @@ LAST = "problems"
 WHOLE, ALMOST_WHOLE = 1e-6, 1e-2
 """Share of a polygon that may be missing from one case, or from several, at whose seams pixels of two grids meet."""
 
-Row = dict[str, Any]
 Float = NDArray[np.float64]
 
 

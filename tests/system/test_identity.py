@@ -346,6 +346,25 @@ def test_a_header_of_raw_pixels_belongs_to_the_vrt_that_reads_them(run, tmp_path
     assert (labels(tmp_path / "out" / "s.tif") != before).any()
 
 
+def test_images_behind_the_metadata_of_a_product_belong_to_the_vrt_that_reads_them(run, tmp_path):
+    rows, cols = SHAPE
+    image = scene(tmp_path / "p" / "imagery.tif")
+    size = f"<NCOLS>{cols}</NCOLS><NROWS>{rows}</NROWS><NBANDS>3</NBANDS>"
+    form = '<Metadata_Id><METADATA_FORMAT version="1.1">DIMAP</METADATA_FORMAT></Metadata_Id>'
+    data = '<Data_Access><Data_File><DATA_FILE_PATH href="imagery.tif"/></Data_File></Data_Access>'
+    text = f"<Dimap_Document>{form}<Raster_Dimensions>{size}</Raster_Dimensions>{data}</Dimap_Document>"
+    (tmp_path / "p" / "metadata.dim").write_text(text)
+    mosaic(tmp_path / "s.vrt", "p/metadata.dim")
+    assert run("s.vrt") == ["s"]
+    before = labels(tmp_path / "out" / "s.tif")
+    assert run("s.vrt") == []
+    scene(tmp_path / "new.tif", seed=1).replace(image)
+    os.utime(image, ns=(TIME + 1, TIME + 1))
+    assert run("s.vrt") == ["s"]
+    assert (labels(tmp_path / "out" / "s.tif") != before).any()
+    assert run("s.vrt") == []
+
+
 def test_a_source_of_a_vrt_is_opened_once_before_and_after_gdal_and_a_damaged_one_is_named(tmp_path, monkeypatch):
     scene(tmp_path / "a.tif", nodata=0)
     scene(tmp_path / "b.tif")

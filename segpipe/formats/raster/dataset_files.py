@@ -4,13 +4,16 @@ import os
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 
+import rasterio
+from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from segpipe.formats.identity import HIDDEN, FolderListings, Identity, asked_names, identities, unhidden, world_files
-from segpipe.formats.raster.gdal import gdal_options, open_raster, source_errors
+from segpipe.formats.raster.gdal import any_name, gdal_options, open_raster, source_errors
 from segpipe.formats.raster.gdal_readers import pinned
 from segpipe.formats.raster.references import NAMING, parts_of, words_of
 from segpipe.messages.url_secrets import is_redacted, without_secrets
@@ -25,6 +28,9 @@ STORES = frozenset({".zarray", ".zgroup", "zarr.json", "hdr.adf"})
 
 HEADERS = (".hdr", ".HDR", ".rdc", ".sgrd", ".blw", ".prj")
 """Suffixes of files that describe raw pixels or grids: of ENVI and Esri, Idrisi, SAGA. The accepted formats have none."""
+
+METADATA = (".dim", ".xml", ".safe", ".til")
+"""Suffixes of files that name the images of a product: DIMAP's, Sentinel's, RADARSAT's, TerraSAR-X's, DigitalGlobe's."""
 
 PLAIN = frozenset({".tif", ".tiff", ".jp2", ".j2k", ".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 """Suffixes of rasters for which GDAL reads a ``.txt`` or ``.xml`` only for the sensors below."""
@@ -106,13 +112,23 @@ def _named(vrt: str, look: Look | None) -> list[str]:
         return []  # GDAL's parser accepts more, and GDAL lists what it opens
     folder = str(Path(vrt).parent)
     words = ((name, folder if relative else "") for key, name, relative in words_of(root) if key in NAMING)
-    return [file for name, start in words for file in _files(name, start)]
+    return [file for name, start in words for file in (*_files(name, start), *_images(name, start))]
 
 
 def _files(name: str, start: str) -> list[str]:
     """The file that a source names, or of which it names a part; both if both exist; of a folder all files in it."""
     places = (os.path.join(start, word) for word in parts_of(name) if word)  # noqa: PTH118 - keeps a leading ./
     return [file for place in places for file in (_with_headers(place) if is_file(place) else _files_in(place))]
+
+
+def _images(name: str, start: str) -> list[str]:
+    """The files that GDAL reads if a source is, or names a part of, the metadata file of a product."""
+    for part in parts_of(name):
+        place = os.path.join(start, part)  # noqa: PTH118
+        if part.lower().endswith(METADATA) and is_file(place):
+            with suppress(RasterioError), rasterio.open(any_name(name.replace(part, place))) as product:
+                return own_files(product)
+    return []
 
 
 def _with_headers(file: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from segpipe.accuracy.estimators import Float, Integers
+from segpipe.array_types import Float, Integers
 from segpipe.errors import SettingsError
 
 Allocation = Literal["rare", "proportional", "equal"]

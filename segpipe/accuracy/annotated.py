@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.array_types import Float
 from segpipe.errors import InputError
 from segpipe.geometry.windows import Window
 
-Float = NDArray[np.float64]
 MOST_PIXELS = 2**40
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.accuracy.estimators import Float, Integers
+from segpipe.array_types import Float, Integers
 from segpipe.errors import InstallationError
 from segpipe.geometry.windows import Window
 from segpipe.process.extras import install

@@ -12,7 +12,6 @@ from segpipe.accuracy.allocation import Allocation, allocate, needed_size
 from segpipe.accuracy.design import design_of
 from segpipe.accuracy.draw import draw
 from segpipe.accuracy.estimate import Design, Level, estimate
-from segpipe.accuracy.estimators import Integers
 from segpipe.accuracy.matrix import read_matrix
 from segpipe.accuracy.overlaps import overlapping
 from segpipe.accuracy.points import DRIVERS, REFERENCE, design_path, read_design, read_labels, write_sample
@@ -20,6 +19,7 @@ from segpipe.accuracy.population import Population, population_of
 from segpipe.accuracy.show import as_json, print_estimates, print_table, write_estimates
 from segpipe.accuracy.survey import design_of_survey, survey_of
 from segpipe.accuracy.tables import survey_of_tables
+from segpipe.array_types import Integers
 from segpipe.errors import OutputError, SettingsError
 from segpipe.jobs.last_run import missing_mask_warnings
 from segpipe.messages.console import echo

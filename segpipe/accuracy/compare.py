@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.accuracy.change import ChangeMap, check_codes
-from segpipe.accuracy.estimators import Float, Integers
 from segpipe.accuracy.evaluate import MOST_LISTED, classes_of, has_one_class_per_pixel
 from segpipe.accuracy.labels import ReferenceLabels, open_labels, open_reference, windows
 from segpipe.accuracy.overlaps import sharing
 from segpipe.accuracy.pairing import Pairing, pairing
+from segpipe.array_types import Float, Integers
 from segpipe.errors import InputError, OutputError, case_errors
 from segpipe.formats.registry import OpenMask, environment
 from segpipe.geometry.cells import Cells

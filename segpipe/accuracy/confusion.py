@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.accuracy.estimators import Integers
+from segpipe.array_types import Integers
 from segpipe.errors import SourceError
 from segpipe.messages.printable import counted, first_few
 

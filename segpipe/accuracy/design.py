@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from segpipe.accuracy.estimate import Design
-from segpipe.accuracy.estimators import Float, Integers, Sample, Strata
+from segpipe.accuracy.estimators import Sample, Strata
+from segpipe.array_types import Float, Integers
 from segpipe.errors import InputError
 
 STRATIFIED = "stratified by the classes of the map (Olofsson et al. 2014)"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.accuracy.estimators import Float, Integers
 from segpipe.accuracy.population import BLOCK_ROWS, Population, strips
+from segpipe.array_types import Float, Integers
 from segpipe.errors import OutputError
 from segpipe.formats.registry import OpenMask
 from segpipe.geometry.cells import Cells

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from segpipe.accuracy.estimators import Float, Integers, Ratio, Sample, Strata, counts, largest_unseen, ratio, select, total
+from segpipe.accuracy.estimators import Ratio, Sample, Strata, counts, largest_unseen, ratio, select, total
 from segpipe.accuracy.intervals import Interval, exact, is_small, normal
+from segpipe.array_types import Float, Integers
 
 OVERALL = "overall"
 

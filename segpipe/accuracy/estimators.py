@@ -12,9 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.accuracy.intervals import exact
-
-Float = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from segpipe.array_types import Float, Integers
 
 LARGEST_VARIANCE = 0.25
 """Largest variance of values from 0 to 1, used for a stratum with one unit, from which none can be estimated."""

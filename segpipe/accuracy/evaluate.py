@@ -13,11 +13,11 @@ from segpipe.accuracy.annotations import Annotations, Labelling, by_case, read_a
 from segpipe.accuracy.boundary import BoundaryScores, Compared, boundary_scores, check_installed
 from segpipe.accuracy.class_map import class_map, label_map
 from segpipe.accuracy.confusion import ClassMap, Confusion, PairCounts, confusion_of, of_reference
-from segpipe.accuracy.estimators import Float, Integers
 from segpipe.accuracy.labels import ReferenceLabels, open_labels, open_reference, rows_at_once, windows
 from segpipe.accuracy.polygons import SHOWN, read_polygons
 from segpipe.accuracy.population import positions
 from segpipe.accuracy.scores import LARGE, Margins, Scores, bootstrap, scores
+from segpipe.array_types import Float, Integers
 from segpipe.errors import InputError, case_errors
 from segpipe.formats.registry import OpenMask, by_suffix, environment, split_suffix
 from segpipe.geometry.grid import Grid

@@ -5,7 +5,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from segpipe.accuracy.estimators import Integers
+from segpipe.array_types import Integers
 from segpipe.messages.printable import one_row
 
 CELL, LETTER, MARGIN = 56, 7, 12

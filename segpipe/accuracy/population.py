@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from segpipe.accuracy.estimators import Float, Integers
+from segpipe.array_types import Float, Integers
 from segpipe.errors import InputError, OutputError
 from segpipe.formats.case import Case
 from segpipe.formats.registry import FORMATS, OpenMask

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.accuracy.estimators import Float, Integers
+from segpipe.array_types import Float, Integers
 
 LARGE = 0.8
 """Share of a class from which the overall accuracy says little."""

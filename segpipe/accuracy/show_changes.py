@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from segpipe.accuracy.compare import Change, Changes
-from segpipe.accuracy.estimators import Float, Integers
 from segpipe.accuracy.scores import Margins, scores
 from segpipe.accuracy.show import csv_text, number, print_table, write_files
+from segpipe.array_types import Float, Integers
 from segpipe.messages.console import echo
 from segpipe.messages.printable import counted, printable, printable_json
 from segpipe.messages.url_secrets import cleaned

@@ -11,9 +11,10 @@ import numpy as np
 from segpipe.accuracy.design import SIMPLE, STRATIFIED, check_sampled, check_sizes, unlikely_as_simple
 from segpipe.accuracy.draw import pixel_areas
 from segpipe.accuracy.estimate import Design
-from segpipe.accuracy.estimators import Float, Integers, Sample, Strata
+from segpipe.accuracy.estimators import Sample, Strata
 from segpipe.accuracy.points import Labelled, SampleDesign
 from segpipe.accuracy.population import Population, positions
+from segpipe.array_types import Float, Integers
 from segpipe.errors import InputError
 from segpipe.formats.registry import OpenMask
 from segpipe.geometry.lookup import PixelsOf

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from segpipe.accuracy.design import STRATIFIED
-from segpipe.accuracy.estimators import Float
 from segpipe.accuracy.matrix import AREA, LARGEST, PIXELS, read_rows
 from segpipe.accuracy.survey import OTHER, Survey
+from segpipe.array_types import Float
 from segpipe.errors import InputError
 
 STRATUM, MAP = "stratum", "map"

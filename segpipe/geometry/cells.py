@@ -6,7 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from segpipe.geometry.grid import Float, Measure
+from segpipe.array_types import Float
+from segpipe.geometry.grid import Measure
 
 COUNT_BYTES = 2**26
 """Most bytes of the counts of a case; cells are enlarged until the counts fit."""

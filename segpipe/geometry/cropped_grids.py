@@ -6,7 +6,8 @@ from functools import cached_property, reduce
 
 import numpy as np
 
-from segpipe.geometry.regridding import Axis, Floats, Indices, Regridding, Taps, Valid
+from segpipe.array_types import Float
+from segpipe.geometry.regridding import Axis, Indices, Regridding, Taps, Valid
 from segpipe.geometry.windows import Window
 
 
@@ -34,7 +35,7 @@ class CroppedAxis(Axis):
             return self.own if edge else 0
         return self.start + self._inner._first(edge)
 
-    def _places(self, pixels: Indices) -> Floats:
+    def _places(self, pixels: Indices) -> Float:
         return self._inner._places(pixels - self.start)
 
     def taps(self, start: int, stop: int) -> Taps:

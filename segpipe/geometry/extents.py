@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.geometry.grid import Float
+from segpipe.array_types import Float
 from segpipe.geometry.ground import Ground
 
 SAMPLES, FEW_SAMPLES = 65, 9

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
+from segpipe.array_types import Float
 
 METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6}
 """Metres per unit of a spacing."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pyproj import Geod
 from pyproj.enums import TransformDirection
 
+from segpipe.array_types import Float
 from segpipe.geometry.grid import M2_PER_HA
 from segpipe.geometry.reference import CrsFacts
 from segpipe.geometry.smooth import on_grid
@@ -21,8 +22,6 @@ CELL_PIXELS = 256
 STEP_METRES = 500.0
 """Half the distance over which the projection is differentiated: long compared with the 1 mm to which PROJ inverts, short
 compared with the Earth's radius (an error of 1e-9)."""
-
-Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

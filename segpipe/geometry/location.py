@@ -16,7 +16,8 @@ from affine import Affine
 from pyproj import CRS
 from pyproj.exceptions import ProjError
 
-from segpipe.geometry.ground import Float, Ground
+from segpipe.array_types import Float
+from segpipe.geometry.ground import Ground
 from segpipe.geometry.reference import CrsFacts, NowhereError, crs_name, horizontal, innermost, is_earth
 
 EARTH_AREA = 5.101e14

@@ -8,8 +8,8 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Transformer
 
+from segpipe.array_types import Bools, Float
 from segpipe.geometry.extents import MARGIN, SAMPLES
-from segpipe.geometry.grid import Float
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.reference import CrsFacts, transformer
 from segpipe.geometry.windows import Window
@@ -21,8 +21,7 @@ STEP = 64
 MOST_DEVIATION = 0.01
 """Largest error of that interpolation in pixels; where it is larger, every pixel is transformed."""
 
-Integers = NDArray[np.intp]
-Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
 
 
 def wrap_length(reference: CrsFacts) -> float:
@@ -86,9 +85,9 @@ class Hits:
 
     window: Window
     """Part of the other grid that holds all of them."""
-    row: Integers
+    row: Indices
     """Row in that part; with ``col`` it broadcasts to the shape of the requested window."""
-    col: Integers
+    col: Indices
     covered: Bools
     """Which pixels have such a pixel; rows and columns of the others are those of any."""
 
@@ -163,7 +162,7 @@ def _interpolated(values: Float, nodes: Float, points: Float, axis: int) -> Floa
     return np.asarray(np.take(values, low, axis) * (1 - share) + np.take(values, low + 1, axis) * share)
 
 
-def _within(index: Float, start: int, stop: int) -> Integers:
+def _within(index: Float, start: int, stop: int) -> Indices:
     """Index relative to ``start``; those beyond, and those that are not finite, are moved inside."""
     finite = np.where(np.isfinite(index), index, start)
     return np.asarray(np.clip(finite, start, stop - 1) - start).astype(np.intp)

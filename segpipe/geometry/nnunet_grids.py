@@ -6,8 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
+from segpipe.array_types import Float
 from segpipe.geometry.cropped_grids import outside_of
-from segpipe.geometry.regridding import NEAR, Axis, Floats, Indices, Regridding, Valid
+from segpipe.geometry.regridding import NEAR, Axis, Indices, Regridding, Valid
 from segpipe.geometry.windows import Window
 
 THICK = 3.0
@@ -53,7 +54,7 @@ class NnunetAxis(Axis):
             return self.own if edge else 0
         return int(np.searchsorted(self._upper(self._places(np.arange(self.own))), edge))
 
-    def _places(self, pixels: Indices) -> Floats:
+    def _places(self, pixels: Indices) -> Float:
         """Positions of own pixels; those outside the crop have that of its border."""
         placed = self.placed
         places = (pixels - placed.start + 0.5) / self.factor - 0.5

@@ -12,8 +12,9 @@ from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 from rasterio.rpc import RPC
 
+from segpipe.array_types import Float
 from segpipe.errors import one_line
-from segpipe.geometry.grid import Float, Grid
+from segpipe.geometry.grid import Grid
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.location import Location, placed, size_off_earth
 from segpipe.geometry.reference import NowhereError, crs_name

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.array_types import Float
 from segpipe.geometry.windows import Window
 
-Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 Valid = NDArray[np.bool_]
 
@@ -35,7 +35,7 @@ class Between:
 
     lower: Indices
     upper: Indices
-    share: Floats
+    share: Float
     """Weight of ``upper``, above 0 and at most 1; ``lower`` has the rest."""
 
 
@@ -45,7 +45,7 @@ class Taps:
 
     index: Indices
     """Own pixels, shape ``(count, pixels)``. Where a weight is 0, the index repeats one with a weight above 0."""
-    weight: Floats
+    weight: Float
     """Shape ``(count, pixels)``; the weights of a pixel sum to 1."""
 
 
@@ -82,13 +82,13 @@ class Axis:
         lower = np.maximum(upper - 1, 0)
         return Between(lower, upper, np.where(upper == 0, 1.0, np.clip(places - upper + 1, 0, 1)))
 
-    def _places(self, pixels: Indices) -> Floats:
+    def _places(self, pixels: Indices) -> Float:
         """Centres of own pixels, as indices of the network's grid."""
         places = (pixels + 0.5) / self.factor - 0.5
         whole = np.rint(places)
         return np.where(np.abs(places - whole) < NEAR, whole, places)
 
-    def _upper(self, places: Floats) -> Indices:
+    def _upper(self, places: Float) -> Indices:
         """For each position, the first pixel of the network's grid whose centre is at or after it, limited to the grid."""
         return np.clip(np.ceil(places), 0, self.size - 1).astype(np.intp)
 

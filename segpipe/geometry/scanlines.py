@@ -7,22 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.array_types import Integers
 from segpipe.geometry.windows import Window
 
 STRIP = 512
 """Rows whose crossings are in memory at once while pixels are counted."""
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Crossings:
     """Where edges cross the middles of some rows, sorted by row and column."""
 
-    row: Ints
-    col: Ints
+    row: Integers
+    col: Integers
     """First column, possibly outside the grid, whose centre does not lie left of the edge."""
-    sign: Ints
+    sign: Integers
     """1 where a polygon begins, -1 where it ends; the sum along a row is the number of polygons at a pixel."""
 
 
@@ -70,10 +69,10 @@ class Scanlines:
         top, left, bottom, right = np.transpose(boxes)
         return Window((int(top.min()), int(left.min())), (int(bottom.max()), int(right.max())))
 
-    def _spans(self) -> Iterator[tuple[Ints, Ints]]:
+    def _spans(self) -> Iterator[tuple[Integers, Integers]]:
         yield from ((start, stop) for _, start, stop in self._rows())
 
-    def _rows(self) -> Iterator[tuple[Ints, Ints, Ints]]:
+    def _rows(self) -> Iterator[tuple[Integers, Integers, Integers]]:
         """Row, first and last column of each run of pixels inside, strip by strip."""
         if not len(self._first):
             return
@@ -105,6 +104,6 @@ class Scanlines:
         return Crossings(row[order], col[order], self._sign[edge][order])
 
 
-def _centre_from(place: NDArray[Any], size: int) -> Ints:
+def _centre_from(place: NDArray[Any], size: int) -> Integers:
     """The first pixel whose centre does not lie before a place; at most one beyond the ends of an axis."""
     return np.clip(np.ceil(place - 0.5), 0, size).astype(np.int64)

@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
+from segpipe.array_types import Float
 
 BLOCK = 64
 """Points along each side of a block."""

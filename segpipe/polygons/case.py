@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.array_types import Float, Integers
 from segpipe.errors import InputError, OutputError
 from segpipe.formats.registry import OpenMask
 from segpipe.geometry.cells import Cells
@@ -26,9 +27,6 @@ BATCH = 2**19
 """Corners of the regions whose rings are traced together; at least one region is."""
 CHECKED = 2**14
 """Vertices up to which GEOS checks a polygon: those with more have thousands of holes, and took two thirds of the time."""
-
-Float = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

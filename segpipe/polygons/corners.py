@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.array_types import Integers
+
 ROW, COL, UP = 1, 2, 4
 """Bits of a corner. ``ROW``, ``COL``: of two corners of one region at one point, this is the second in its row, or column.
 ``UP``: the region lies above the edge that goes right from here, if one does."""
-
-Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

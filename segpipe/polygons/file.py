@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyproj import CRS
 
+from segpipe.array_types import Float
 from segpipe.errors import OutputError, SegpipeError, SettingsError
 from segpipe.geometry.grid import M2_PER_HA
 from segpipe.messages.printable import one_row
@@ -27,7 +27,6 @@ from segpipe.vectors.written import check_written, clear
 if TYPE_CHECKING:
     import pyarrow
 
-Float = NDArray[np.float64]
 
 COLUMNS = ("case", "number", "class_id", "class_name", "area_ha", "area_m2", "pixels", "mean_confidence")
 GEOMETRY = "geometry"

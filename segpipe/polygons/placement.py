@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
+from segpipe.array_types import Float, Integers
 from segpipe.errors import InputError
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.reference import CrsFacts, transformer
@@ -20,9 +20,6 @@ NARROW = 1e6
 """Metres: polygons that are no wider on a map do not run across it."""
 OTHER_CRS = "name another CRS with --crs, or write .gpkg in that of the masks, as GeoJSON has longitudes and latitudes"
 """Mend for polygons that the target CRS cannot represent."""
-
-Integers = NDArray[np.int64]
-Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

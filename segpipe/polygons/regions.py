@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.array_types import Float, Integers
 from segpipe.polygons.corners import Corners, Nodes, corners_of
-
-Integers = NDArray[np.int64]
-Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.array_types import Integers
 from segpipe.polygons.corners import COL, ROW, UP, Corners
-
-Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

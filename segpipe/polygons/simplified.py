@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from segpipe.array_types import Float, Integers
 from segpipe.errors import InputError
 from segpipe.polygons.placement import Placement
 from segpipe.polygons.regions import RegionTable
@@ -16,9 +16,6 @@ MOST_VERTICES = 5_000_000
 
 FINE = 1024
 """Steps of a stretch of 1."""
-
-Float = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.accuracy.estimators import Integers
 from segpipe.accuracy.scores import Margins, scores
+from segpipe.array_types import Integers
 from segpipe.formats.case import Case
 from segpipe.geometry.windows import Cover, Tiling, Window
 from segpipe.network.scaling import Scaling

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from segpipe.accuracy.class_map import class_map
 from segpipe.accuracy.confusion import ClassMap, PairCounts, confusion_of
-from segpipe.accuracy.estimators import Integers
 from segpipe.accuracy.evaluate import references
 from segpipe.accuracy.labels import open_reference
+from segpipe.array_types import Integers
 from segpipe.errors import InputError, SettingsError
 from segpipe.formats.case import Case
 from segpipe.geometry.windows import Window

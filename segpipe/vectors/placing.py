@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from pyproj.enums import TransformDirection
 
+from segpipe.array_types import Float
 from segpipe.geometry.extents import SAMPLES
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.lookup import PixelsOf, wrap_length
@@ -30,8 +31,6 @@ MANY = 1000
 """Vertices of a polygon, such as a country, of which an index is worth its time."""
 LARGE = 64
 """Smallest polygon, in pixels, that is checked for being inside out: the orientation of slivers is uncertain."""
-
-Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

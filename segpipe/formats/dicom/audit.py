@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.array_types import Float
 from segpipe.formats.dicom.series import Frame
 from segpipe.geometry.voxel_grid import VoxelGrid, matrix_rows
 from segpipe.messages.printable import and_more
-
-Float = NDArray[np.float64]
 
 OFF_GRID = 0.5
 """Pixels by which planes may lie beside a regular grid at most, anywhere."""

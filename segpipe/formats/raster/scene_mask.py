@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 from pyproj.exceptions import ProjError
 
+from segpipe.array_types import Float, Integers
 from segpipe.contract import any_contract
 from segpipe.errors import SourceError, on_failure
 from segpipe.formats.raster.readback import same_crs
@@ -24,9 +25,6 @@ AT_ONCE = 2**24
 
 LATTICE = 65
 """Points along each axis of a scene at which the place of its mask is checked."""
-
-Float = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 class MaskLimit:
@@ -148,7 +146,7 @@ class MaskPlacement:
                 f"{path} must be in the CRS of its scene, or one that converts to it, got {own} and {grid}: {error}"
             ) from error
 
-    def __call__(self, rows: Float, cols: Float) -> tuple[Ints, Ints]:
+    def __call__(self, rows: Float, cols: Float) -> tuple[Integers, Integers]:
         """Row and column on the mask of each pair of a row and a column of the scene; they broadcast against each other.
 
         Args:
@@ -168,7 +166,7 @@ class MaskPlacement:
             return _whole(own.d * x + own.e * y + own.f), _whole(own.a * x + own.b * y + own.c)
 
 
-def _whole(place: Any) -> Ints:
+def _whole(place: Any) -> Integers:
     """Index of the pixel that holds a place; far outside where it does not exist."""
     found = np.where(np.isfinite(place), np.floor(place), -1.0)
     return np.asarray(np.clip(found, -(2.0**31), 2.0**31).astype(np.int64))

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Integers = NDArray[np.int64]
+from segpipe.array_types import Integers
+
 Pair = tuple[Integers, Integers]
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.results.cleaning.regions import Integers, Regions, beside, connected
+from segpipe.array_types import Integers
+from segpipe.results.cleaning.regions import Regions, beside, connected
 
 STAYS = -1
 """Code of a region that keeps its label. Others: -2 minus the label that it takes, or ``AT`` minus a kept region."""

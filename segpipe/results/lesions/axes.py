@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.array_types import Float
 from segpipe.geometry.grid import METRES, Grid
 from segpipe.geometry.voxel_grid import Turned, VoxelGrid
 from segpipe.geometry.windows import Window
-
-Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.array_types import Integers
 from segpipe.errors import SourceError
 from segpipe.results.lesions import exact
 from segpipe.results.lesions.faces import OpenFaces
 from segpipe.results.lesions.outlines import outline
-from segpipe.results.lesions.row_runs import Integers, Runs
+from segpipe.results.lesions.row_runs import Runs
 
 Table = dict[str, NDArray[Any]]
 """Columns by name, one row per component."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.results.lesions.row_runs import Integers
+from segpipe.array_types import Integers
 
 Numbers = NDArray[np.int32]
 Pairs = list[tuple[int, int]]

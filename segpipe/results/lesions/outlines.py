@@ -9,11 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from segpipe.results.lesions.row_runs import Integers
-
-Float = NDArray[np.float64]
+from segpipe.array_types import Float, Integers
 
 PAIRS = 2**20
 """Most distances that are computed at once."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Integers = NDArray[np.int64]
+from segpipe.array_types import Integers
 
 
 @dataclass(frozen=True, eq=False)

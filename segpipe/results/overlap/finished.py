@@ -6,11 +6,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 
+from segpipe.array_types import Float
 from segpipe.choices import OverlapRule
 from segpipe.errors import OutputError, OverlapError
 from segpipe.formats.registry import CONFIDENCE, FORMATS, OpenMask
 from segpipe.geometry.extents import extent
-from segpipe.geometry.grid import Float, Grid
+from segpipe.geometry.grid import Grid
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.raster_grid import NoGroundError, RasterGrid, ground_of, stated_grid
 from segpipe.results.masks import mask_name

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.array_types import Bools
 from segpipe.formats.registry import OpenMask
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.lookup import Hits
 from segpipe.geometry.windows import Window
 from segpipe.results.overlap.decisions import Decisions, Keys
-from segpipe.results.overlap.rule import Bools, Observation, goes_before
+from segpipe.results.overlap.rule import Observation, goes_before
 
 LEAST = 3
 """Fewest masks of one grid that make a stack; two are compared with each other."""

@@ -8,9 +8,9 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
+from segpipe.array_types import Float
 from segpipe.errors import OverlapError
 from segpipe.geometry.extents import SAMPLES
-from segpipe.geometry.grid import Float
 from segpipe.geometry.lookup import wrap_length
 from segpipe.geometry.raster_grid import RasterGrid, parse_crs
 from segpipe.geometry.reference import CrsFacts, crs_name, horizontal, transformer

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from segpipe.array_types import Float
 from segpipe.choices import OverlapRule
 from segpipe.errors import OverlapError
 from segpipe.geometry.extents import are_apart, meeting
-from segpipe.geometry.grid import Float
 from segpipe.messages.printable import printable
 from segpipe.results.overlap.finished import CaseNeighbours, FinishedCase, opened_both
 from segpipe.results.overlap.mask_stack import LEAST, DecisionCache, MaskStack

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Bools = NDArray[np.bool_]
+from segpipe.array_types import Bools
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.array_types import Bools
 from segpipe.formats.registry import OpenMask
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.lookup import Hits, Lookup, common
 from segpipe.geometry.windows import Window
 from segpipe.results.overlap.mask_cache import CachedMask
 from segpipe.results.overlap.mask_stack import StackNeighbours
-from segpipe.results.overlap.rule import Bools, Observation, goes_before
+from segpipe.results.overlap.rule import Observation, goes_before
 
 CHUNK = 500_000
 """Number of pixels whose coordinates are computed at once."""

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from segpipe.array_types import Float
 from segpipe.choices import OverlapRule
 from segpipe.formats.case import Case
 from segpipe.geometry.extents import extent, meeting
-from segpipe.geometry.grid import M2_PER_HA, Float
+from segpipe.geometry.grid import M2_PER_HA
 from segpipe.geometry.raster_grid import NoGroundError, ground_of
 from segpipe.results.overlap.doubled import Doubled, PixelsAndArea, doubled_of
 from segpipe.results.overlap.finished import FinishedCase, extent_of, stated_of

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.array_types import Float
 from segpipe.formats.registry import OpenMask
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.raster_grid import ground_of
@@ -17,8 +18,6 @@ from segpipe.vectors.placing import PlacedPolygons, place
 
 if TYPE_CHECKING:
     from segpipe.results.zones.sums import MeasuredMask
-
-Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,20 +11,18 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.array_types import Float, Integers
 from segpipe.vectors.surfaces import Shapes
 
 LEAST = 1e-9
 """Coverage below this is rounding."""
-
-Float = NDArray[np.float64]
-Whole = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Edges:
     """Edges that lead from one row towards a later one; x is the column, y the row, both in pixels from 0."""
 
-    owner: Whole
+    owner: Integers
     """Index of each edge's polygon."""
     start: Float
     """Upper ends, shape ``(edges, 2)``, x before y."""
@@ -57,23 +55,23 @@ class Edges:
 class Boxes:
     """A box of whole pixels for each polygon."""
 
-    top: Whole
-    left: Whole
-    bottom: Whole
-    right: Whole
+    top: Integers
+    left: Integers
+    bottom: Integers
+    right: Integers
 
     @cached_property
-    def width(self) -> Whole:
+    def width(self) -> Integers:
         """Columns of each box, and one more for the borders to its right."""
         return self.right - self.left + 1
 
     @cached_property
-    def size(self) -> Whole:
+    def size(self) -> Integers:
         """Pixels of each box, with the additional column."""
         return (self.bottom - self.top) * self.width
 
     @cached_property
-    def first(self) -> Whole:
+    def first(self) -> Integers:
         """Position of each box's first pixel among those of all boxes."""
         return np.cumsum(self.size) - self.size
 
@@ -85,8 +83,8 @@ class Boxes:
 class _Spans:
     """Parts of edges within one row."""
 
-    owner: Whole
-    row: Whole
+    owner: Integers
+    row: Integers
     height: Float
     """Rows that it spans, negative where the polygon lies to the left."""
     low: Float
@@ -123,7 +121,7 @@ def _spans(edges: Edges, boxes: Boxes) -> _Spans:
     return _Spans(edges.owner[which], row, height, np.minimum(one, other), np.maximum(one, other))
 
 
-def _pixels(spans: _Spans, boxes: Boxes) -> tuple[Whole, Float, Float]:
+def _pixels(spans: _Spans, boxes: Boxes) -> tuple[Integers, Float, Float]:
     """Cut spans at the borders of pixels: position, part of the pixel to the right, and height of each piece.
 
     Pieces to the left of a box count at its left edge, those to its right in its additional column.
@@ -144,7 +142,7 @@ def _pixels(spans: _Spans, boxes: Boxes) -> tuple[Whole, Float, Float]:
     return start[which] + np.maximum(column, 0), height * right, height
 
 
-def _repeated(counts: Whole) -> tuple[Whole, Whole]:
+def _repeated(counts: Integers) -> tuple[Integers, Integers]:
     """Each index as often as its count says, and the number of the repetition."""
     which = np.repeat(np.arange(len(counts)), counts)
     return which, np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
+from segpipe.array_types import Float
 from segpipe.choices import OverlapRule
 from segpipe.contract import Contract
 from segpipe.errors import SegpipeError, ZonesError, case_errors
 from segpipe.formats.case import Case
 from segpipe.formats.registry import FORMATS, environment, open_case
-from segpipe.geometry.grid import Float
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.raster_grid import NoGroundError, ground_of
 from segpipe.messages.printable import counted, printable

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.array_types import Float
 from segpipe.formats.registry import OpenMask
 from segpipe.geometry.cells import Cells
 from segpipe.geometry.windows import Window
@@ -20,8 +21,6 @@ BLOCK = (512, 1024)
 """Rows and columns of a mask in memory at once: its arrays fit into caches, and the C library reuses their memory."""
 BATCH = 2**18
 """Pixels of the boxes of polygons that are measured at once; a single polygon may have more, up to a block."""
-
-Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.array_types import Float
 from segpipe.geometry.grid import M2_PER_HA
 from segpipe.results.areas import rounded
 from segpipe.results.overlap.finished import Classes
@@ -21,8 +22,6 @@ FIRST = ("zone", "seen_ha", "unseen_ha", "pixels", "cases", "majority", "majorit
 LAST = "problems"
 WHOLE, ALMOST_WHOLE = 1e-6, 1e-2
 """Share of a polygon that may be missing from one case, or from several, at whose seams pixels of two grids meet."""
-
-Float = NDArray[np.float64]
 
 
 @dataclass(eq=False)

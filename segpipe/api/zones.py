@@ -37,6 +37,6 @@ def measure_zones(output: str | os.PathLike[str], task: ZonesTask) -> list[str]:
 
 def _lines(store: Store, task: ZonesTask, there: int, count: int, cases: int) -> Iterator[str]:
     polygons, scenes = counted(count, "polygon"), counted(cases, "case")
-    yield f"{there} of {polygons} on {scenes}: {store.path(ZONES)}"
+    yield f"{there:,} of {polygons} on {scenes}: {store.path(ZONES)}"
     if task.output is not None:
         yield f"polygons with these columns: {task.output}"

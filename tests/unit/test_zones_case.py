@@ -15,6 +15,7 @@ from segpipe.geometry.windows import Window
 from segpipe.results.areas import Areas
 from segpipe.results.statistics import Box
 from segpipe.results.zones.case import measured
+from segpipe.results.zones.table import ZoneTotals
 
 CLASSES = ((0, "water"), (1, "wheat"), (2, "maize"))
 LABELS = [[0, 1, 2], [1, 1, 255], [0, 0, 2]]
@@ -309,3 +310,15 @@ def test_a_zone_in_the_far_north_is_that_of_its_points(mask, shape, tmp_path):
     xy = pyproj.Transformer.from_crs(own, 3413, always_xy=True).transform(*(transform * (cols, rows)))
     assert found.lost.tolist() == []
     assert found.pixels[0] == pytest.approx(shapely.contains_xy(shape, *xy).sum() / 25, rel=2e-3)
+
+
+def test_a_polygon_along_the_edges_of_one_pixel_is_not_smaller_than_it(tmp_path):
+    """In degrees, edges are not exact: ``segpipe polygons`` writes such polygons."""
+    degrees = Affine(1.2345e-4, 0, 16.123456789, 0, -0.9876e-4, 48.76543211)
+    mask = ArrayMask(np.zeros((9, 9)), degrees, "EPSG:4326")
+    shapes = [square(degrees, k, k, k + 1, k + 1) for k in range(9)] + [square(degrees, 2, 2, 2.9, 3)]
+    zones = fields(tmp_path, shapes, "EPSG:4326")
+    totals = ZoneTotals.empty(zones, CLASSES)
+    totals.add(measured(mask, CLASSES, 255, zones))
+    assert totals.pixels[:9].min() < 1
+    assert [totals.problems(k) for k in range(len(zones))] == [[]] * 9 + [["smaller than a pixel"]]

@@ -113,7 +113,7 @@ class ZoneTotals:
             yield "outside"
         elif self.within[k] < 1 - (ALMOST_WHOLE if self.cases[k] > 1 else WHOLE):
             yield "partly outside"
-        if self.cases[k] and self.pixels[k] < 1:
+        if self.cases[k] and self.pixels[k] < 1 - WHOLE:
             yield "smaller than a pixel"
 
 

@@ -5,6 +5,7 @@ A message states the rule, then the value that broke it, then the mend.
 
 import errno
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -115,6 +116,15 @@ def of_system(error: OSError) -> str:
     said = error.strerror or one_line(error)
     mend = MENDS.get(error.errno or 0)
     return said if mend is None else f"{said}: {mend}"
+
+
+LIMITS = {os.strerror(number): MENDS[number] for number in (errno.EMFILE, errno.ENFILE)}
+"""What a user can do about limits of open files, by the operating system's words: libraries in C pass on no numbers."""
+
+
+def with_limit(said: str) -> str:
+    """A library's message, with the mend if it ends with a limit of open files."""
+    return next((f"{said}: {mend}" for words, mend in LIMITS.items() if said.endswith(words)), said)
 
 
 def correct_path(path: object) -> str:

@@ -217,6 +217,21 @@ def test_a_damaged_file_beside_a_chosen_series_is_an_error(tmp_path, folder):
     assert cases.left_out.get("damaged DICOM files") == (None if folder == "a" else 1)
 
 
+def test_a_slice_that_ends_within_its_header_is_no_object_without_image(tmp_path):
+    """A copy that was interrupted would be left out of the volume as a report is."""
+    dicoms.write(tmp_path / "CT")
+    last = max((tmp_path / "CT").iterdir())
+    whole = last.read_bytes()
+    for size in range(200, whole.index(b"\xe0\x7f\x10\x00"), 37):
+        last.write_bytes(whole[:size])
+        cases = found(tmp_path)
+        bad = [failure.case.name for failure in cases.refused] or [
+            case.name for case in cases.cases if unpack(case.index).unusable
+        ]
+        assert bad, size
+        assert not cases.left_out, size
+
+
 def test_names_of_cases_without_folders(tmp_path):
     dicoms.write(tmp_path / "Mustermann" / "CT")
     dicoms.write(tmp_path / "Zorn" / "CT", series=2)

@@ -1,5 +1,8 @@
 """Errors: which end one case, how they name it, and which end everything."""
 
+import errno
+import os
+
 import pytest
 
 from segpipe.errors import (
@@ -11,6 +14,7 @@ from segpipe.errors import (
     memory_errors,
     on_failure,
     one_line,
+    with_limit,
 )
 
 
@@ -86,3 +90,16 @@ def test_a_failed_block_is_undone_and_its_error_passed_on(error):
 def test_a_block_that_succeeds_is_not_undone():
     with on_failure(lambda: pytest.fail("undone")):
         pass
+
+
+@pytest.mark.parametrize(
+    ("said", "mended"),
+    [
+        (f"src/10.tif: {os.strerror(errno.EMFILE)}", "(ulimit -n)"),
+        (f"src/10.tif: {os.strerror(errno.ENFILE)}", "(sysctl fs.file-max)"),
+        ("src/10.tif: Too many open files, and more", ", and more"),
+    ],
+)
+def test_a_limit_of_open_files_in_the_words_of_a_library_has_its_mend(said, mended):
+    assert with_limit(said).startswith(said)
+    assert with_limit(said).endswith(mended)

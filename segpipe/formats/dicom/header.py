@@ -54,6 +54,9 @@ NO_IMAGE_CLASSES = (
 )
 """Beginnings of SOP classes of the same kind (PS3.4, annex B)."""
 
+IMAGE_CLASS = "Image Storage"
+"""In the names of SOP classes whose objects have rows and columns."""
+
 
 @dataclass(frozen=True, slots=True)
 class Concatenation:
@@ -145,6 +148,8 @@ def _header(path: str, name: str, data: Any, rest: _AfterHeader) -> Header:
     is_image = not no_image and TAG_OF["Rows"] in data and TAG_OF["Columns"] in data
     if not sop_class or (is_image and not text_of(data, "SeriesInstanceUID")):
         raise ValueError(f"it has no {'SeriesInstanceUID' if sop_class else 'SOPClassUID'}: copy it again")
+    if not (no_image or is_image) and IMAGE_CLASS in UID(sop_class).name:  # its slice would be missing from the volume
+        raise ValueError("it is an image, and ends before its rows and columns: copy it again")
     return Header(
         name,
         _series(path, data, rest, is_image=is_image),

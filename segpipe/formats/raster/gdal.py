@@ -17,7 +17,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.session import DummySession
 
-from segpipe.errors import SegpipeError, SourceError, of_system, one_line
+from segpipe.errors import SegpipeError, SourceError, of_system, one_line, with_limit
 from segpipe.formats.cache import Cache
 from segpipe.formats.raster.confine import allow_all_drivers, allow_drivers, confined
 from segpipe.formats.raster.gdal_messages import Messages, as_text, harmful, listen, messages
@@ -327,4 +327,4 @@ def _root(error: BaseException) -> str:
     if isinstance(error, UnicodeDecodeError):  # GDAL's message repeats bytes of a file
         return as_text(error)
     message = of_system(error) if isinstance(error, OSError) else str(error)
-    return one_line(message) or type(error).__name__
+    return with_limit(one_line(message)) or type(error).__name__

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -26,6 +26,9 @@ from segpipe.messages.console import echo
 from segpipe.messages.printable import counted, first_few
 from segpipe.messages.steps import steps_shown
 from segpipe.storage.existence import is_folder, is_taken
+
+if TYPE_CHECKING:
+    from segpipe.accuracy.evaluate import EvaluateTask
 
 EXPECTED = 0.8
 """Expected user's accuracy of a class for which none is given."""
@@ -209,7 +212,7 @@ def evaluate_command(*, output: Path | None, json: bool, **flags: Any) -> int:
     return 1 if found.failed else 0
 
 
-def _task(*, labels: str, reference: Path, **more: Any) -> Any:
+def _task(*, labels: str, reference: Path, **more: Any) -> "EvaluateTask":
     from segpipe.accuracy.evaluate import EvaluateTask
 
     if more["boundary"] is not None and not 0 < more["boundary"] < 1e9:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from segpipe.accuracy.change import ChangeMap, check_codes
 from segpipe.accuracy.evaluate import MOST_LISTED, classes_of, has_one_class_per_pixel
-from segpipe.accuracy.labels import ReferenceLabels, open_labels, open_reference, windows
+from segpipe.accuracy.labels import ReferenceLabels, open_reference, open_run_mask, windows
 from segpipe.accuracy.overlaps import sharing
 from segpipe.accuracy.pairing import Pairing, pairing
 from segpipe.array_types import Float, Integers
@@ -191,7 +191,7 @@ class Pair:
             if not has_one_class_per_pixel(record):
                 raise InputError(f"masks must have one class per pixel, and that of {record.case} has several (multilabel)")
         with ExitStack() as stack:
-            mask = stack.enter_context(open_labels(self.first, self.one))
+            mask = stack.enter_context(open_run_mask(self.first, self.one))
             local = stack.enter_context(self.second.local(stored_mask(self.second, self.other)))
             yield mask, stack.enter_context(open_reference(local, mask.grid))
 

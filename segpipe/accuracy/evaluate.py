@@ -13,7 +13,7 @@ from segpipe.accuracy.annotations import Annotations, Labelling, by_case, read_a
 from segpipe.accuracy.boundary import BoundaryScores, Compared, boundary_scores, check_installed
 from segpipe.accuracy.class_map import class_map, label_map
 from segpipe.accuracy.confusion import ClassMap, Confusion, PairCounts, confusion_of, of_reference
-from segpipe.accuracy.labels import ReferenceLabels, open_labels, open_reference, rows_at_once, windows
+from segpipe.accuracy.labels import ReferenceLabels, open_reference, open_run_mask, rows_at_once, windows
 from segpipe.accuracy.polygons import SHOWN, read_polygons
 from segpipe.accuracy.population import positions
 from segpipe.accuracy.scores import LARGE, Margins, Scores, bootstrap, scores
@@ -246,7 +246,7 @@ class Comparison:
 
 def _compare(store: Store, record: Record, opener: Opener, how: Comparison) -> tuple[CaseScores, Confusion]:
     counts = PairCounts()
-    with open_labels(store, record) as mask:
+    with open_run_mask(store, record) as mask:
         if mask.bands > 1 or not has_one_class_per_pixel(record):
             raise InputError(f"masks must have one class per pixel, and that of {record.case} may have several (multilabel)")
         with opener(mask.grid) as reference:

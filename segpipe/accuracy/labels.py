@@ -78,7 +78,7 @@ class ArrayReference:
 
 
 @contextmanager
-def open_labels(store: Store, record: Record) -> Iterator[OpenMask]:
+def open_run_mask(store: Store, record: Record) -> Iterator[OpenMask]:
     """Open the finished mask of a case, to be read window by window.
 
     Raises:

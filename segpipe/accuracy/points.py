@@ -25,7 +25,7 @@ from segpipe.vectors.shapefile import check_again, check_parts
 from segpipe.vectors.written import check_written, clear
 
 if TYPE_CHECKING:
-    from geopandas import GeoDataFrame
+    from geopandas import GeoDataFrame, GeoSeries
 
 ID, REFERENCE = "id", "reference"
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
@@ -147,7 +147,7 @@ def _frame(path: Path, design: SampleDesign, *, show: bool) -> "GeoDataFrame":
     return frame.astype({REFERENCE: "object"})
 
 
-def _placed(points: Sequence[Point], target: str) -> Any:
+def _placed(points: Sequence[Point], target: str) -> "GeoSeries":
     """Centres of pixels in one CRS, in the order of the points."""
     import geopandas
     import pandas as pd

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segpipe.array_types import Float, Integers
 from segpipe.errors import InputError, OutputError
@@ -123,7 +124,7 @@ def strips(mask: OpenMask, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, Any]]:
         yield window.start[0], mask.read(window)
 
 
-def positions(labels: Any, ids: Sequence[int]) -> Integers:
+def positions(labels: NDArray[Any], ids: Sequence[int]) -> Integers:
     """Position of each label in the list of classes; -1 for nodata and what is no class."""
     lookup = np.full(max(int(np.iinfo(labels.dtype).max), *ids) + 1, -1, np.int64)
     lookup[list(ids)] = np.arange(len(ids))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +12,9 @@ from segpipe.accuracy.design import SIMPLE, STRATIFIED, check_sampled, check_siz
 from segpipe.accuracy.draw import pixel_areas
 from segpipe.accuracy.estimate import Design
 from segpipe.accuracy.estimators import Sample, Strata
-from segpipe.accuracy.points import Labelled, SampleDesign
+from segpipe.accuracy.points import Labelled, Point, SampleDesign
 from segpipe.accuracy.population import Population, positions
-from segpipe.array_types import Float, Integers
+from segpipe.array_types import Bools, Float, Integers
 from segpipe.errors import InputError
 from segpipe.formats.registry import OpenMask
 from segpipe.geometry.lookup import PixelsOf
@@ -23,6 +23,9 @@ from segpipe.geometry.windows import Window
 from segpipe.messages.names import Names
 from segpipe.messages.printable import first_few, printable
 from segpipe.vectors.file import LON_LAT
+
+if TYPE_CHECKING:
+    from geopandas import GeoSeries
 
 OTHER = "stratified by another map (Stehman 2014)"
 UNEQUAL = "stratified, pixels of unequal area (Tyukavina et al. 2025)"
@@ -110,7 +113,7 @@ def _numbers(labelled: Labelled) -> Sequence[int]:
     return labelled.ids
 
 
-def _point(drawn: SampleDesign, number: int) -> Any:
+def _point(drawn: SampleDesign, number: int) -> Point:
     if not 1 <= number <= len(drawn.points):
         raise InputError(
             f"points and design must be of one sample, and the design has no point {number}: it has 1 to {len(drawn.points)}"
@@ -118,7 +121,7 @@ def _point(drawn: SampleDesign, number: int) -> Any:
     return drawn.points[number - 1]
 
 
-def _places(labelled: Labelled, drawn: SampleDesign) -> Any:
+def _places(labelled: Labelled, drawn: SampleDesign) -> "GeoSeries":
     """Where the points of a design lie."""
     import geopandas
 
@@ -158,7 +161,7 @@ def _of_map(labelled: Labelled, population: Population, *, simple: bool) -> Surv
     )
 
 
-def locate(population: Population, points: Any) -> tuple[Integers, Float]:
+def locate(population: Population, points: "GeoSeries") -> tuple[Integers, Float]:
     """The class of the map at each point, -1 where it has none, and the area of the pixel there.
 
     Where cases overlap, the first by name that has a class counts.
@@ -179,7 +182,7 @@ def _areas(mask: OpenMask, places: Sequence[tuple[int, int]]) -> Float:
     return pixel_areas(mask, np.array(places)) if places else np.empty(0)
 
 
-def _on_grid(grid: RasterGrid, points: Any) -> Iterator[tuple[int, tuple[int, int]]]:
+def _on_grid(grid: RasterGrid, points: "GeoSeries") -> Iterator[tuple[int, tuple[int, int]]]:
     """Points that lie on a grid, with row and column of their pixels."""
     assert grid.transform is not None
     there = points.to_crs(grid.crs.to_wkt() if grid.crs else None)
@@ -201,9 +204,9 @@ def design_of_survey(survey: Survey) -> Design:
     Raises:
         InputError: no point is left, or no label is a class of the map, or a stratum has no point.
     """
-    labelled = np.array([bool(label) for label in survey.labels], bool)
-    kept = labelled & (survey.mapped >= 0)
-    warnings = list(_left_out(survey, labelled))
+    has_label = np.array([bool(label) for label in survey.labels], bool)
+    kept = has_label & (survey.mapped >= 0)
+    warnings = list(_left_out(survey, has_label))
     if not kept.any():
         raise InputError(f"the sample must have labelled points on the map, and has none: {'; '.join(warnings)}")
     classes, reference = _references(survey, [label for label, own in zip(survey.labels, kept, strict=True) if own])
@@ -247,16 +250,16 @@ def _method(survey: Survey, sample: Sample) -> str:
     return UNEQUAL if unequal and survey.method != SIMPLE else survey.method
 
 
-def _left_out(survey: Survey, labelled: Any) -> Iterator[str]:
+def _left_out(survey: Survey, has_label: Bools) -> Iterator[str]:
     total = len(survey.labels)
     if survey.missing:
         yield (
             f"not in the file: {survey.missing:,} of {total + survey.missing:,} points of the design: if these are hard "
             "ones, estimates are biased"
         )
-    if empty := int((~labelled).sum()):
+    if empty := int((~has_label).sum()):
         yield f"without a label, and left out: {empty:,} of {total:,} points: if these are hard ones, estimates are biased"
-    off = np.flatnonzero(labelled & (survey.mapped < 0))
+    off = np.flatnonzero(has_label & (survey.mapped < 0))
     if len(off):
         few = first_few((k + 1 for k in off), SHOWN)
         yield f"off the map, or where it has no data, and left out: {len(off):,} of {total:,} points, rows {few}"

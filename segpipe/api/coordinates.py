@@ -6,17 +6,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segpipe.errors import InstallationError
+from segpipe.geometry.grid import Grid
 from segpipe.geometry.raster_grid import RasterGrid
 from segpipe.geometry.voxel_grid import VoxelGrid
 from segpipe.process.extras import install
 
 if TYPE_CHECKING:
+    from affine import Affine
     from xarray import DataArray
 
     from segpipe.api.labels import Labels
 
 AXES = {2: ("y", "x"), 3: ("z", "y", "x")}
 """Axis names of an array of which only the shape is known."""
+
+ALONG = 1e-6
+"""Components of an axis smaller than this share of its step count as rounding."""
 
 
 def data_array(labels: "Labels") -> "DataArray":
@@ -45,7 +50,7 @@ def _meaning(labels: "Labels") -> dict[str, Any]:
     }
 
 
-def _of_grid(grid: Any, shape: tuple[int, ...]) -> tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]:
+def _of_grid(grid: Grid, shape: tuple[int, ...]) -> tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]:
     """Names of the spatial axes, their coordinates, and attributes of the array."""
     if isinstance(grid, RasterGrid):
         return _of_raster(grid)
@@ -68,7 +73,7 @@ def _of_raster(grid: RasterGrid) -> tuple[tuple[str, ...], dict[str, Any], dict[
     return ("y", "x"), {"y": ("y", y, names["y"]), "x": ("x", x, names["x"]), **reference}, {}
 
 
-def _reference(grid: RasterGrid, transform: Any) -> dict[str, Any]:
+def _reference(grid: RasterGrid, transform: "Affine") -> dict[str, Any]:
     """Attributes of a CF grid mapping, in the form that GDAL and rioxarray read."""
     place = {"GeoTransform": " ".join(map(repr, map(float, transform.to_gdal())))}
     if grid.crs is None:
@@ -106,7 +111,3 @@ def _of_volume(grid: VoxelGrid) -> tuple[tuple[str, ...], dict[str, Any], dict[s
         for k, (name, axis, n) in enumerate(zip(dims, world, grid.shape, strict=True))
     }
     return dims, coords, {}
-
-
-ALONG = 1e-6
-"""Components of an axis smaller than this share of its step count as rounding."""

@@ -148,7 +148,7 @@ def run(
     return result
 
 
-def _settings(inputs: Paths, model: Any, output: Any, settings: dict[str, Any]) -> Settings:
+def _settings(inputs: Paths, model: Paths | Model, output: str | os.PathLike[str], settings: dict[str, Any]) -> Settings:
     if "input" in settings:
         raise SettingsError("segpipe.run: input is the first argument: leave input= out")
     loaded = model.settings if isinstance(model, Model) else {"model": paths(model)}

@@ -28,12 +28,12 @@ TELEMETRY = "openvino_telemetry"
 class Engine:
     """OpenVINO on one of its devices."""
 
-    place: str
+    device: str
     """``CPU``, ``GPU``, ``GPU.1``: OpenVINO's name of the device."""
     precision: Precision
 
     def __str__(self) -> str:
-        return f"OpenVINO on {self.place} in {self.precision}"
+        return f"OpenVINO on {self.device} in {self.precision}"
 
 
 @cache
@@ -72,30 +72,30 @@ def _core() -> Any:
     return runtime().Core()
 
 
-def resolve_engine(place: str, precision: Precision) -> Engine:
+def resolve_engine(device: str, precision: Precision) -> Engine:
     """The engine, after checks that its device is there and computes in this precision.
 
     Raises:
         DeviceError: it does not.
     """
-    places = list(_core().available_devices)
-    if place not in places and f"{place}.0" not in places:
+    devices = list(_core().available_devices)
+    if device not in devices and f"{device}.0" not in devices:
         raise DeviceError(
-            f"--device openvino:{place} needs this device, and OpenVINO sees {', '.join(places) or 'none'}: take one of "
+            f"--device openvino:{device} needs this device, and OpenVINO sees {', '.join(devices) or 'none'}: take one of "
             "them, or install the driver"
         )
-    if precision == "bf16" and not _computes_in_bf16(place):
+    if precision == "bf16" and not _computes_in_bf16(device):
         raise DeviceError(
-            f"--precision bf16 needs a processor that computes in bf16 (AVX512-BF16 or AMX), and {place} does not: "
+            f"--precision bf16 needs a processor that computes in bf16 (AVX512-BF16 or AMX), and {device} does not: "
             "leave --precision out"
         )
-    return Engine(place, precision)
+    return Engine(device, precision)
 
 
 def has_bf16(device: str) -> bool:
     """Whether OpenVINO computes in bf16 on a device, named as ``--device`` names it."""
-    place = openvino_device(device)
-    return place in _core().available_devices and _computes_in_bf16(place)
+    own = openvino_device(device)
+    return own in _core().available_devices and _computes_in_bf16(own)
 
 
 def openvino_device(device: str) -> str:
@@ -107,8 +107,8 @@ def openvino_device(device: str) -> str:
     return device.partition(":")[2] or "CPU"
 
 
-def _computes_in_bf16(place: str) -> bool:
-    return "BF16" in _core().get_property(place, "OPTIMIZATION_CAPABILITIES")
+def _computes_in_bf16(device: str) -> bool:
+    return "BF16" in _core().get_property(device, "OPTIMIZATION_CAPABILITIES")
 
 
 def engine_version() -> str:
@@ -221,13 +221,13 @@ class OpenVinoSession:
         with self._errors():
             network = self._network.clone()
             network.reshape({name: list(shape) for name, shape in shapes})
-            compiled = _core().compile_model(network, self._engine.place, self._options())
+            compiled = _core().compile_model(network, self._engine.device, self._options())
         self._check_precision(compiled)
         return compiled
 
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[self._engine.precision]}
-        if self._engine.place == "CPU":
+        if self._engine.device == "CPU":
             streams = max(1, processors() // self._threads)
             options |= {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams * self._threads}
             options |= {"ENABLE_CPU_PINNING": False}  # workers of one machine would be pinned to the same processors
@@ -239,6 +239,6 @@ class OpenVinoSession:
         wanted = {"f32": "f32", "bf16": "bf16"}[HINTS[self._engine.precision]]
         if there != wanted:
             raise DeviceError(
-                f"--precision {self._engine.precision} needs a device that computes in it, and {self._engine.place} takes "
+                f"--precision {self._engine.precision} needs a device that computes in it, and {self._engine.device} takes "
                 f"{there}: leave --precision out"
             )

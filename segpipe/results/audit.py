@@ -1,12 +1,10 @@
 """Which windows of a case are least sure: low confidence, and overlapping tiles that give different labels."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
-from segpipe.geometry.grid import Grid
+from segpipe.geometry.grid import Grid, Measure
 from segpipe.geometry.ground import Ground
 from segpipe.geometry.windows import Window
 from segpipe.pipeline.decision import CONFIDENCE_TOP
@@ -100,7 +98,7 @@ class Audit:
         return row | _lonlat(self._grid.measure, centre)
 
 
-def _lonlat(measure: Any, centre: list[float]) -> Row:
+def _lonlat(measure: Measure | None, centre: list[float]) -> Row:
     """Longitude and latitude in degrees, on the datum of the CRS; nothing off the Earth."""
     if not isinstance(measure, Ground):
         return {}

@@ -23,7 +23,7 @@ def device_kind(model: ModelSpec) -> Values:
         "precision": model.input_dtype,
     }
     if model.engine is not None:
-        engine = {"openvino": engine_version(), "place": model.engine.place, "precision": model.engine.precision}
+        engine = {"openvino": engine_version(), "place": model.engine.device, "precision": model.engine.precision}
         return kind | engine | {"instructions": _instructions()}
     if model.device == "cpu":
         return kind

@@ -1,7 +1,7 @@
 """Join the label maps of the models of a list, box by box: a later model's class lies over an earlier one's."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -145,7 +145,7 @@ def _opened(case: Case, run: Run, listed: ListMember, info: CaseInfo) -> Iterato
         yield _ModelLabels(mask.path, mask, confidence, tuple(_tables(listed)), nodata)
 
 
-def _labels(output: Store, case: Case, record: Record, kind: str, contract: Contract) -> Any:
+def _labels(output: Store, case: Case, record: Record, kind: str, contract: Contract) -> AbstractContextManager[OpenLabels]:
     name = mask_name(record, kind)
     assert name is not None  # the case is done
     bands = len(contract.mask_classes) if contract.task == "multilabel" else 1

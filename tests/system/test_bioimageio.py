@@ -400,7 +400,7 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], str]] = {
         [],
         "takes the percentiles of raw",
     ),
-    "numbers": ([step("scale_linear", gain=[1, 2])], [], "has 2 numbers of gain for 1 channels"),
+    "numbers": ([step("scale_linear", gain=[1, 2])], [], "has 2 numbers of gain for 1 channel"),
     "axis": ([step("scale_linear", axis="y", gain=[1, 2])], [], "has numbers along the axis y"),
     "integers": ([step("ensure_dtype", dtype="uint8")], [], "makes uint8 of numbers that may have fractions"),
     "words": ([step("scale_linear", gain="much")], [], "the step scale_linear of raw must follow the specification"),

@@ -55,7 +55,7 @@ def test_bytes_that_are_no_text_are_kept(written):
 def test_what_cannot_be_read_is_an_error(written, tmp_path):
     with pytest.raises(InputError, match=r"the list cannot be read: .*none.txt: No such file"):
         list_entries(str(tmp_path / "none.txt"))
-    with pytest.raises(InputError, match=r"l.csv line 2: every row must have a path in column 1, got 1 columns"):
+    with pytest.raises(InputError, match=r"l.csv line 2: every row must have a path in column 1, got 1 column"):
         list_entries(str(written("l.csv", "date,path\n2024\n")))
 
 

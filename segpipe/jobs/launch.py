@@ -132,7 +132,7 @@ def _execute(prepared: Prepared, watcher: Watcher, summary: Summary, halt: Halt)
         again = list(summary.states.cases(CaseState.MISSING))
         persistently(partial(forget_outdated, run, again), run.settings.retries)
     for cut in plan.cuts:
-        keep_cut(cut, run)
+        persistently(partial(keep_cut, cut, run), run.settings.retries)
     full: list[str] = []
     outcomes = EXECUTORS[resolve_executor(run.settings, on_host=run.model.on_host)](plan, run, watcher, halt)
     for outcome in map(hide_outcome, outcomes):

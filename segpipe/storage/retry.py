@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 from segpipe.errors import SourceError
@@ -82,6 +83,26 @@ def persistently(do: Callable[[], T], retries: int) -> T:
             log_retry(str(error), wait)
             time.sleep(wait)
     return do()
+
+
+@dataclass
+class Patience:
+    """Repeats each of many short reads once after a transient fault, and waits only before the first repetition."""
+
+    _has_waited: bool = False
+
+    def read(self, do: Callable[[], T]) -> T:
+        """Return ``do()``, repeated once after a transient fault."""
+        try:
+            return do()
+        except OSError as error:
+            if not is_passing(error):
+                raise
+            if not self._has_waited:
+                log_retry(str(error), FIRST_WAIT)
+                time.sleep(FIRST_WAIT)
+                self._has_waited = True
+        return do()
 
 
 def log_retry(error: str, wait: float) -> None:

@@ -185,6 +185,7 @@ FIRST_FAULTS = {
     "the folder of the output": (Folder, "make", lambda *_: True),
     "the lock": (Folder, "create", lambda _, name, __: name == ".segpipe.lock"),
     "the first record of the run": (Folder, "publish", lambda _, __, name, **___: name == "run.json"),
+    "the plan of parts": (Folder, "publish", lambda _, __, name, **___: name.endswith("plan.json")),
     "parts": (Folder, "folders", lambda _, name: name == ".parts"),
     "the model of a worker": (attempts, "load_model", lambda *_: True),
 }
@@ -193,8 +194,21 @@ FIRST_FAULTS = {
 @pytest.mark.parametrize("at", FIRST_FAULTS)
 def test_a_run_starts_in_spite_of_a_fault_that_passes(at, model, raster, tmp_path, monkeypatch):
     """A file server may be away for a second when a run begins, too: a night must not be lost for it."""
-    raster("in/a.tif", np.ones((1, 8, 9), np.uint8))
-    words = ["run", "-i", str(tmp_path / "in"), "-m", str(model), "--device", "cpu", "--executor", "serial", "-o"]
+    raster("in/a.tif", np.ones((1, 200, 90), np.uint8))
+    words = [
+        "run",
+        "-i",
+        str(tmp_path / "in"),
+        "-m",
+        str(model),
+        "--device",
+        "cpu",
+        "--executor",
+        "serial",
+        "--parts",
+        "2",
+        "-o",
+    ]
     assert CliRunner().invoke(main, [*words, str(tmp_path / "undisturbed")]).exit_code == 0
     place, name, chosen = FIRST_FAULTS[at]
     with monkeypatch.context() as patch:

@@ -1,5 +1,6 @@
 """Series are found in folders: grouped, divided, named, chosen, and what is no slice is counted."""
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from segpipe.formats.dicom.header import read_header
 from segpipe.formats.dicom.index import find
 from segpipe.formats.dicom.names import cases_of, is_one, may_be
 from segpipe.formats.dicom.series import pack, unpack
+from segpipe.storage.retry import FIRST_WAIT
 
 
 def found(*inputs, **choice):
@@ -286,6 +288,25 @@ def test_no_header_is_read_where_no_file_is_dicom(tmp_path, monkeypatch):
     (tmp_path / "README").write_text("no image")
     assert cases_of([("README", str(tmp_path / "README"))], EVERY_CASE).others == [str(tmp_path / "README")]
     assert not is_one(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("suffix", ["", ".dcm"])
+def test_a_fault_of_each_file_that_passes_costs_no_series_and_one_wait(suffix, tmp_path, monkeypatch):
+    dicoms.write(tmp_path / "CT", suffix=suffix)
+    opened, seen, waits = Path.open, set(), []
+
+    def open_later(path, *words, **options):
+        if path not in seen:
+            seen.add(path)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return opened(path, *words, **options)
+
+    monkeypatch.setattr("segpipe.storage.retry.time.sleep", waits.append)
+    monkeypatch.setattr(Path, "open", open_later)
+    (case,) = found(tmp_path).cases
+    assert (len(unpack(case.index).frames), unpack(case.index).unusable) == (6, "")
+    assert len(seen) == 6
+    assert waits == [FIRST_WAIT]
 
 
 @pytest.mark.parametrize("suffix", ["", ".dcm"])

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
@@ -20,6 +21,7 @@ from segpipe.formats.dicom.header import Header, read_header
 from segpipe.formats.dicom.names import NAME, Unread, plain_name, unread_file
 from segpipe.formats.dicom.series import Frame, Series, pack
 from segpipe.messages.printable import first_few
+from segpipe.storage.retry import Patience
 
 KEYS = (
     ("StackID", "stack"),
@@ -104,10 +106,10 @@ def _without_doubt(volume: "_Volume", unread: Sequence[Unread]) -> "_Volume":
 
 
 def _read(files: Sequence[tuple[str, str]]) -> _Headers:
-    found = _Headers()
+    found, patience = _Headers(), Patience()
     for name, path in files:
         try:
-            header = read_header(path, name)
+            header = patience.read(partial(read_header, path, name))
         except NotDicomError as error:
             found.broken.append((name, path, str(error)))
             continue

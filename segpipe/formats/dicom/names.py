@@ -3,11 +3,13 @@
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from segpipe.errors import of_system
 from segpipe.formats.case import Case, CaseSelection, FamilyCases
 from segpipe.storage.existence import is_file
+from segpipe.storage.retry import Patience
 
 NAME = "dicom"
 
@@ -65,11 +67,12 @@ def unread_file(name: str, path: str, error: OSError) -> Unread:
 def cases_of(files: Sequence[tuple[str, str]], choice: CaseSelection) -> FamilyCases:
     """The cases of some files: names below the searched folder, and paths. Without a DICOM file no header is read."""
     kept, others, unread = list[tuple[str, str]](), list[tuple[str, str]](), list[Unread]()
+    patience = Patience()
     for name, path in files:
         if PurePosixPath(name).name.lower() == DIRECTORY:
             continue
         try:
-            (kept if has_suffix(name) or is_one(path) else others).append((name, path))
+            (kept if has_suffix(name) or patience.read(partial(is_one, path)) else others).append((name, path))
         except OSError as error:
             unread.append(unread_file(name, path, error))
     left = [path for _, path in others]

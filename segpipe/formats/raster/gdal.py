@@ -279,9 +279,10 @@ def source_errors(what: str, files: Iterable[str]) -> Iterator[None]:
         if error.__cause__ is not None:
             forget_failed()
         if error.__cause__ is not None and not is_passing(error):
+            readable: list[str] = []  # none of a file that this user may not read
             with _as_source_error(what):
-                here = [file for file in files if _read_through(file)]
-            if here:
+                readable = [file for file in files if _read_through(file)]
+            if readable:
                 raise ReadableError(str(error)) from error.__cause__
         raise
 

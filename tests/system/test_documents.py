@@ -90,7 +90,7 @@ def commands(block):
     return found
 
 
-KINDS = SHELL | {"python", "toml", "text", "cron", "yaml", "zsh", "fish"}
+KINDS = SHELL | {"python", "toml", "text", "cron", "r", "yaml", "zsh", "fish"}
 """Kinds of blocks; bash is for what is a file, such as a job of a batch system."""
 
 

@@ -146,7 +146,7 @@ def test_memory_decides_on_calls_workers_and_parts_where_scores_are_large(
         """Workers, calls in flight and parts."""
         done = invoke([*words, *more], tmp_path)
         said = done.stdout + done.stderr
-        pool = re.search(r"(\d+) workers, calls in flight in each: (\d+)", said)
+        pool = re.search(r"(\d+) workers?, calls in flight in each: (\d+)", said)
         assert pool, said
         return int(pool[1]), int(pool[2]), sum(map(int, re.findall(r"(\d+) parts", said)))
 

@@ -5,6 +5,7 @@ be zeros in every VRT that has it, however often they are opened.
 """
 
 import threading
+from weakref import WeakSet
 from xml.sax.saxutils import escape
 
 from rasterio.io import DatasetReader
@@ -20,16 +21,17 @@ _PLACED = (
 )
 
 _lock = threading.Lock()
-_is_used = False
-"""Whether a VRT was opened in this process."""
+_vrts = WeakSet[DatasetReader]()
+"""VRTs that were opened in this process; without an open one there is no pool."""
 _changes = 0
 """How often sources were about to be forgotten, and how often they were; odd in between."""
 
 
 def note_opened(dataset: DatasetReader) -> None:
     """Note a dataset that was opened."""
-    global _is_used  # noqa: PLW0603 - GDAL has one pool per process
-    _is_used |= dataset.driver == "VRT"
+    if dataset.driver == "VRT":
+        with _lock:
+            _vrts.add(dataset)
 
 
 def changes() -> int:
@@ -45,9 +47,9 @@ def is_doubtful(before: int) -> bool:
 def forget_failed() -> None:
     """Make GDAL open all sources of VRTs again, after an error: fill the pool with others, which need no files."""
     global _changes  # noqa: PLW0603 - GDAL has one pool per process
-    if not _is_used:
-        return
     with _lock:
+        if all(vrt.closed for vrt in _vrts):
+            return
         _changes += 1
         try:
             with DatasetReader(_filler(), driver=["VRT"], sharing=False) as dataset:

@@ -272,6 +272,7 @@ def test_a_folder_that_cannot_be_read_to_its_end_has_no_cases(root, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", cut)
+        patch.setattr("segpipe.storage.retry.time.sleep", lambda _: None)
         each = [find_input([str(root / "in" / text)]) for text in ("", "**", "**/*.tif")]
     for found in each:
         assert [case.name for case in found.cases] == ["good"]

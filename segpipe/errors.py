@@ -119,7 +119,7 @@ def of_system(error: OSError) -> str:
 
 
 LIMITS = {os.strerror(number): MENDS[number] for number in (errno.EMFILE, errno.ENFILE)}
-"""What a user can do about limits of open files, by the operating system's words: libraries in C pass on no numbers."""
+"""Mends of limits of open files, by the text of the operating system: libraries in C report no error numbers."""
 
 
 def with_limit(said: str) -> str:

@@ -10,6 +10,7 @@ from rasterio.io import DatasetReader
 from segpipe.contract import Contract
 from segpipe.errors import SourceError
 from segpipe.formats.case import RASTER, Case
+from segpipe.formats.raster.kinds import explained
 from segpipe.formats.raster.source import RasterSource
 from segpipe.formats.restricted import restricted
 from segpipe.formats.scenes.source import SceneSource
@@ -47,10 +48,11 @@ def valid_share(case: Case, dataset: DatasetReader, contract: Contract, override
     if case.format != RASTER:
         return _share(SceneSource(case, contract, overrides, (rows, cols)), case, contract, overrides)
     view = f"vrt://{dataset.name}?outsize={cols},{rows}"
-    try:
-        return _share(RasterSource(view, contract, overrides), case, contract, overrides)
-    except SourceError as error:
-        raise SourceError(str(error).replace(view, dataset.name)) from None
+    with explained(case.path):
+        try:
+            return _share(RasterSource(view, contract, overrides), case, contract, overrides)
+        except SourceError as error:
+            raise SourceError(str(error).replace(view, dataset.name)) from None
 
 
 def _share(view: RasterSource, case: Case, contract: Contract, overrides: Overrides) -> Valid | None:

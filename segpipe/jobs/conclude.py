@@ -99,7 +99,7 @@ def _totals(prepared: Prepared, summary: Summary, *, halt: Halt) -> None:
 
 
 def _zones(prepared: Prepared, summary: Summary, *, halt: Halt) -> None:
-    """Write the tables of zones; if there is anything in the way, remove those of an earlier run."""
+    """Write the tables of zones, or remove those of an earlier run if this run cannot measure its zones."""
     run, cases = prepared.run, list(summary.good)
     task = ZonesTask.of(run.settings)
     with on_failure(partial(_forget_zones, run)):

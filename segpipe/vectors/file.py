@@ -120,7 +120,7 @@ def check_replaceable(path: Path, flag: str, kind: type[OutputError | ZonesError
 
     Raises:
         OutputError or ZonesError, as ``kind`` says: it is another one, or cannot be read.
-        OSError: nobody can say whether it exists.
+        OSError: the file system does not say whether it exists.
     """
     if not is_taken(path):
         return

@@ -242,3 +242,11 @@ def test_a_file_per_date_is_shown_as_the_channels_of_all_dates(tmp_path):
     found = told(tmp_path / "in", "--model", model, "--bands-from", "{case}_{date}.tif")
     assert [pair["band"] for pair in found["fit"]["bands"]] == [1, 2, 3, 4, 5, 6]
     assert [band["description"] for band in found["bands"]][::2] == [f"2024{m:02}01 band 1" for m in (1, 2, 3)]
+
+
+def test_a_raster_that_is_cut_off_says_how_much_is_missing_without_a_model(raster):
+    path = raster("a.tif", noise())
+    path.write_bytes(path.read_bytes()[:9000])
+    found = CliRunner().invoke(main, ["inspect", str(path)])
+    assert found.exit_code == 1
+    assert re.search(r"it has 9,000 bytes, and what it names reaches to byte [\d,]+: copy it again\n", found.output)

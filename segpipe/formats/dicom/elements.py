@@ -78,7 +78,7 @@ ASCII_TEXT = (
 
 
 KEY = secrets.token_bytes(16)
-"""Of this process, so that a guess of a value cannot be confirmed by its digest."""
+"""A random key of this process, so that nobody can confirm the guess of a value by its digest."""
 
 
 class NotDicomError(SegpipeError):

@@ -57,7 +57,7 @@ def padding_of(frames: Sequence[Frame], dtype: np.dtype[Any]) -> NDArray[Any] | 
 
 
 def check_padding(frames: Sequence[Frame]) -> None:
-    """Check that pixels of padding are still told from others without the bits above BitsStored, which are ignored.
+    """Check that padding still differs from other pixels without the bits above BitsStored, which are ignored.
 
     Raises:
         SourceError: they are not.

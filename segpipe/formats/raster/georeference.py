@@ -23,7 +23,7 @@ RIGHT = "take it away, or write it into the file, as gdal_edit.py -a_ullr does, 
 
 
 def place_notes(dataset: DatasetReader, path: str) -> list[str]:
-    """Notes on a world file or an ``.aux.xml`` beside a local GeoTIFF whose georeference is another than the file's own."""
+    """Notes on a world file or an ``.aux.xml`` that contradicts the georeference of a local GeoTIFF."""
     if dataset.driver != "GTiff" or is_remote(path) or not is_file(path):
         return []
     return [*_world_notes(dataset, path), *_metadata_notes(dataset, path)]

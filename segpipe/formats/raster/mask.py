@@ -49,7 +49,7 @@ def _whole(path: Path) -> tuple[NDArray[Any], Grid]:
 
 
 def _twice(read: Callable[[], T]) -> T:
-    """Return ``read()``, repeated once if it fails: GDAL passes on no error numbers: a passed fault looks like damage."""
+    """Return ``read()``, repeated once if it fails: after a storage fault, GDAL reports damage."""
     try:
         return read()
     except OutputError:
